@@ -1,0 +1,88 @@
+# What a person types here. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE := .state
+GOAL ?= What does the with statement guarantee?
+DEPTH ?= 2
+DOCS ?=
+SEEDS ?= 100000
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check simulate chaos bench docs up setup setup-dev lock clean format
+
+##@ Use it
+
+run: setup ## Answer a question over real documents: GOAL="…" DOCS=folder DEPTH=1..5
+	@$(BIN)/orchestrator research "$(GOAL)" --depth $(DEPTH) $(if $(DOCS),--docs "$(DOCS)")
+
+up: setup ## Run the whole system on this machine until Ctrl-C
+	@$(BIN)/orchestrator up $(ARGS)
+
+##@ Trust it
+
+test: setup-dev ## Run every test, with the real services it needs, and enforce coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+check: setup-dev ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python scripts/reference.py --check
+
+simulate: setup-dev ## Run the seeded simulator: SEEDS=100000
+	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) $(ARGS)
+
+chaos: setup-dev ## Kill the real thing at random moments and compare what it writes
+	@$(BIN)/python -m pytest tests/chaos -v $(ARGS)
+
+bench: setup ## Print what a step costs on this machine
+	@$(BIN)/orchestrator bench $(ARGS)
+
+##@ Work on it
+
+format: setup-dev ## Put the code into its one form
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: setup-dev ## Write the reference pages from the code
+	@$(BIN)/python scripts/reference.py
+
+lock: setup-dev ## Resolve the newest allowed versions into the two lock files
+	@$(BIN)/pip install --quiet uv
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+		pyproject.toml --output-file requirements.lock
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+		pyproject.toml --group dev --output-file requirements-dev.lock
+
+clean: ## Remove the virtual environment and everything that was built
+	@rm -rf $(VENV) $(STATE) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+setup: $(STATE)/run ## Install what running needs, at the locked versions
+setup-dev: $(STATE)/dev ## Install what developing needs besides
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Say which to use: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "Python cannot make virtual environments here; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(STATE)/run: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up (once; about a minute) …" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@mkdir -p $(STATE) && touch $@
+
+$(STATE)/dev: requirements-dev.lock $(STATE)/run
+	@echo "Setting up the developer's tools (once) …" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+##@ Help
+
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,59 @@
+"""Writes the report from the last draft. A sentence without verified evidence is not printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.judge import confidence
+from agents.toolbox import Assignment, Toolbox
+from orchestrator.domain.outcome import Completed
+from orchestrator.domain.plan import Agent
+from orchestrator.domain.report import build
+
+EXTRACTIVE = "Extractive: no language model; every sentence is quoted word for word from its source."
+ASSISTED = "Assisted: the model {model} proposed questions and chose among facts; every sentence is quoted word for word."
+
+
+def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
+    """Return the plan's report."""
+    judged = assignment.latest(Agent.JUDGE)
+    planned = assignment.latest(Agent.PLANNER)
+    if not planned and not judged:
+        verdict = "casual"
+    else:
+        last = [s.verdict for s in assignment.steps if s.agent is Agent.JUDGE]
+        verdict = "answered" if last and last[-1] == "accept" else "needs_review"
+    report = build(
+        goal=assignment.goal,
+        verdict=verdict,
+        method=ASSISTED.format(model=toolbox.model) if toolbox.model else EXTRACTIVE,
+        partial=assignment.partial,
+        sections=assignment.latest(Agent.GENERATOR).get("sections", []),
+        facts=assignment.by_name(),
+        evidence_of=toolbox.evidence,
+        gaps=_gaps(assignment),
+        notes=_notes(planned),
+        confidence=confidence(assignment),
+    )
+    return Completed("written", report=report, result={"verdict": report["verdict"]})
+
+
+def _gaps(assignment: Assignment) -> list[str]:
+    asked = [str(s.brief["question"]) for s in assignment.steps if s.agent is Agent.RESEARCHER]
+    answered = {fact.question for fact in assignment.facts}
+    return [q for q in dict.fromkeys(asked) if q not in answered]
+
+
+def _notes(planned: Any) -> list[str]:
+    notes = [planned["note"]] if planned.get("note") else []
+    if planned.get("documents") is not None:
+        notes.append(f"Searched {planned['documents']} documents ({planned['passages']} passages).")
+    left_out = planned.get("left_out") or []
+    if left_out:
+        notes.append(f"Not looked up, for a plan of this depth asks no more questions: {' '.join(left_out)}")
+    skipped = planned.get("skipped") or []
+    if skipped:
+        shown = "; ".join(f"{s['locator']}: {s['reason']}" for s in skipped[:5])
+        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        notes.append(f"Not read: {shown}{more}")
+    return notes

@@ -1,0 +1,78 @@
+"""The only way from a mind to the world: tools and models behind the gate, and the evidence they left.
+
+A mind is given an `Assignment` and a `Toolbox`, and returns what it came to. It holds no state, opens nothing and
+knows no network: what it did can be replayed from the journal, and what it may do is decided outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orchestrator.domain.ooda import DEPTH, DepthProfile
+from orchestrator.domain.outcome import Completed
+from orchestrator.domain.plan import Agent, Evidence, Fact, Json, Step, StepState
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered: its structured content, and the digest under which it is stored as evidence."""
+
+    content: Mapping[str, Any]
+    evidence: str
+
+
+class Toolbox(Protocol):
+    """Tools, behind the gate. Every call is decided, journalled and audited; a repeat costs nothing."""
+
+    @property
+    def model(self) -> str:
+        """The name of the configured language model; empty when there is none."""
+        ...
+
+    def call(self, tool: str, **arguments: Json) -> ToolResult:
+        """Call a tool; raises when it is refused, when it fails, or when the budget is spent."""
+        ...
+
+    def evidence(self, sha256: str) -> Evidence | None:
+        """A stored source."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a mind is asked to do, and what is known so far."""
+
+    goal: str
+    depth: int
+    agent: Agent
+    round: int
+    step: int
+    brief: Mapping[str, Json]
+    sources: Mapping[str, Json]
+    partial: bool
+    steps: Sequence[Step]
+    facts: Sequence[Fact]
+
+    @property
+    def reach(self) -> DepthProfile:
+        """How far this plan goes."""
+        return DEPTH[self.depth]
+
+    def latest(self, agent: Agent) -> Mapping[str, Any]:
+        """What that agent last came to in this plan; empty if it has not finished a step."""
+        done = [s for s in self.steps if s.agent is agent and s.state is StepState.SUCCEEDED]
+        return done[-1].result if done else {}
+
+    def by_name(self) -> Mapping[str, Fact]:
+        """The plan's facts by the names that drafts use."""
+        return {fact.name: fact for fact in self.facts}
+
+
+class Mind(Protocol):
+    """What an agent thinks with."""
+
+    def __call__(self, assignment: Assignment, toolbox: Toolbox) -> Completed:
+        """Return what the assignment came to; raise what the toolbox raises."""
+        ...

@@ -1,0 +1,266 @@
+-- What the migrations make of an empty database. Written by `python scripts/schema.py --write`.
+
+CREATE SEQUENCE worker_number AS integer START 1 INCREMENT 1 MINVALUE 1 MAXVALUE 2147483647 CYCLE;
+
+CREATE TABLE approval (
+    approval_id uuid NOT NULL,
+    plan_id uuid NOT NULL,
+    step integer NOT NULL,
+    category text NOT NULL,
+    roles text[] NOT NULL,
+    question text NOT NULL,
+    args_digest text NOT NULL,
+    requester text NOT NULL,
+    state text NOT NULL,
+    asked_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    decided_at timestamp with time zone,
+    decided_by text,
+    comment text NOT NULL DEFAULT ''::text,
+    CONSTRAINT approval_pkey PRIMARY KEY (approval_id),
+    CONSTRAINT approval_plan_id_step_fkey FOREIGN KEY (plan_id, step) REFERENCES step(plan_id, number) ON DELETE CASCADE,
+    CONSTRAINT approval_roles_check CHECK ((cardinality(roles) > 0)),
+    CONSTRAINT approval_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'approved'::text, 'rejected'::text, 'expired'::text, 'cancelled'::text]))),
+    CONSTRAINT decided_once CHECK ((((state = 'pending'::text) = (decided_at IS NULL)) AND ((decided_at IS NULL) = (decided_by IS NULL)))),
+    CONSTRAINT never_by_the_requester CHECK (((state = ANY (ARRAY['expired'::text, 'cancelled'::text])) OR (decided_by IS DISTINCT FROM requester)))
+);
+CREATE INDEX approval_of_plan ON public.approval USING btree (plan_id);
+CREATE INDEX approval_pending ON public.approval USING btree (expires_at) WHERE (state = 'pending'::text);
+
+CREATE TABLE audit (
+    chain uuid NOT NULL,
+    number integer NOT NULL,
+    kind text NOT NULL,
+    body bytea NOT NULL,
+    prev bytea NOT NULL,
+    mac bytea NOT NULL,
+    key_id text NOT NULL,
+    CONSTRAINT audit_pkey PRIMARY KEY (chain, number),
+    CONSTRAINT audit_number_check CHECK ((number > 0))
+);
+
+CREATE TABLE call (
+    ordinal bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    plan_id uuid NOT NULL,
+    step integer NOT NULL,
+    key text NOT NULL,
+    occurrence integer NOT NULL,
+    tool text NOT NULL,
+    semantics text NOT NULL,
+    state text NOT NULL,
+    claim integer NOT NULL,
+    arguments jsonb NOT NULL,
+    result jsonb,
+    evidence text,
+    error text,
+    tokens bigint NOT NULL,
+    cost_uusd bigint NOT NULL,
+    repeat_allowed boolean NOT NULL DEFAULT false,
+    intended_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT call_pkey PRIMARY KEY (plan_id, step, key, occurrence),
+    CONSTRAINT call_plan_id_step_fkey FOREIGN KEY (plan_id, step) REFERENCES step(plan_id, number) ON DELETE CASCADE,
+    CONSTRAINT an_error_when_it_failed CHECK (((state <> 'failed'::text) OR (error IS NOT NULL))),
+    CONSTRAINT call_occurrence_check CHECK ((occurrence >= 0)),
+    CONSTRAINT call_semantics_check CHECK ((semantics = ANY (ARRAY['idempotent'::text, 'keyed'::text, 'at_most_once'::text]))),
+    CONSTRAINT call_state_check CHECK ((state = ANY (ARRAY['intended'::text, 'done'::text, 'failed'::text, 'unknown'::text]))),
+    CONSTRAINT finished_when_known CHECK (((finished_at IS NULL) = (state = 'intended'::text)))
+);
+
+CREATE TABLE dead_letter (
+    letter_id uuid NOT NULL,
+    plan_id uuid,
+    step integer,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    attempts integer NOT NULL,
+    state text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT dead_letter_pkey PRIMARY KEY (letter_id),
+    CONSTRAINT dead_letter_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE CASCADE,
+    CONSTRAINT closed_when_not_open CHECK (((state = 'open'::text) = (closed_at IS NULL))),
+    CONSTRAINT dead_letter_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT dead_letter_state_check CHECK ((state = ANY (ARRAY['open'::text, 'retried'::text, 'discarded'::text])))
+);
+CREATE INDEX dead_letter_newest ON public.dead_letter USING btree (at DESC);
+CREATE INDEX dead_letter_of_plan ON public.dead_letter USING btree (plan_id);
+
+CREATE TABLE event (
+    plan_id uuid NOT NULL,
+    number integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    body jsonb NOT NULL,
+    CONSTRAINT event_pkey PRIMARY KEY (plan_id, number),
+    CONSTRAINT event_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE CASCADE,
+    CONSTRAINT event_number_check CHECK ((number > 0))
+);
+
+CREATE TABLE evidence (
+    tenant text NOT NULL,
+    sha256 text NOT NULL,
+    text text NOT NULL,
+    locator text NOT NULL,
+    title text NOT NULL,
+    media_type text NOT NULL,
+    origin_sha256 text NOT NULL,
+    stored_at timestamp with time zone NOT NULL,
+    CONSTRAINT evidence_pkey PRIMARY KEY (tenant, sha256),
+    CONSTRAINT evidence_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text))
+);
+
+CREATE TABLE fact (
+    plan_id uuid NOT NULL,
+    step integer NOT NULL,
+    number integer NOT NULL,
+    tenant text NOT NULL,
+    quote text NOT NULL,
+    evidence text NOT NULL,
+    start_at integer NOT NULL,
+    end_at integer NOT NULL,
+    locator text NOT NULL,
+    title text NOT NULL,
+    heading text[] NOT NULL,
+    origin_sha256 text NOT NULL,
+    question text NOT NULL,
+    score double precision NOT NULL,
+    CONSTRAINT fact_pkey PRIMARY KEY (plan_id, step, number),
+    CONSTRAINT fact_plan_id_step_fkey FOREIGN KEY (plan_id, step) REFERENCES step(plan_id, number) ON DELETE CASCADE,
+    CONSTRAINT fact_tenant_evidence_fkey FOREIGN KEY (tenant, evidence) REFERENCES evidence(tenant, sha256),
+    CONSTRAINT a_span_is_as_long_as_its_quote CHECK (((end_at - start_at) = char_length(quote))),
+    CONSTRAINT fact_number_check CHECK ((number > 0)),
+    CONSTRAINT fact_quote_check CHECK ((quote <> ''::text)),
+    CONSTRAINT fact_start_at_check CHECK ((start_at >= 0))
+);
+
+CREATE TABLE firing (
+    schedule_id uuid NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    fired_at timestamp with time zone NOT NULL,
+    outcome text NOT NULL,
+    plan_id uuid,
+    CONSTRAINT firing_pkey PRIMARY KEY (schedule_id, due_at),
+    CONSTRAINT firing_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE SET NULL,
+    CONSTRAINT firing_schedule_id_fkey FOREIGN KEY (schedule_id) REFERENCES schedule(schedule_id) ON DELETE CASCADE
+);
+
+CREATE TABLE outbox (
+    number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    topic text NOT NULL,
+    plan_id uuid NOT NULL,
+    step integer NOT NULL,
+    put_at timestamp with time zone NOT NULL,
+    CONSTRAINT outbox_pkey PRIMARY KEY (number),
+    CONSTRAINT outbox_topic_check CHECK ((topic = ANY (ARRAY['plan.steps'::text, 'plan.completions'::text, 'plan.dead'::text])))
+);
+
+CREATE TABLE plan (
+    plan_id uuid NOT NULL,
+    tenant text NOT NULL,
+    goal text NOT NULL,
+    depth smallint NOT NULL,
+    state text NOT NULL,
+    partial boolean NOT NULL DEFAULT false,
+    reason text,
+    requester text NOT NULL,
+    sources jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    priority smallint NOT NULL,
+    idempotency_key text,
+    fingerprint text NOT NULL,
+    budget_steps bigint NOT NULL,
+    budget_calls bigint NOT NULL,
+    budget_tokens bigint NOT NULL,
+    budget_uusd bigint NOT NULL,
+    budget_s bigint NOT NULL,
+    spent_steps bigint NOT NULL DEFAULT 0,
+    spent_calls bigint NOT NULL DEFAULT 0,
+    spent_tokens bigint NOT NULL DEFAULT 0,
+    spent_uusd bigint NOT NULL DEFAULT 0,
+    step_count integer NOT NULL DEFAULT 0,
+    event_count integer NOT NULL DEFAULT 0,
+    audit_count integer NOT NULL DEFAULT 0,
+    audit_head bytea NOT NULL DEFAULT '\x'::bytea,
+    created_at timestamp with time zone NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT plan_pkey PRIMARY KEY (plan_id),
+    CONSTRAINT plan_tenant_idempotency_key_key UNIQUE (tenant, idempotency_key),
+    CONSTRAINT budget_of_calls_holds CHECK (((spent_calls >= 0) AND (spent_calls <= budget_calls))),
+    CONSTRAINT budget_of_steps_holds CHECK (((spent_steps >= 0) AND (spent_steps <= budget_steps))),
+    CONSTRAINT finished_when_it_ended CHECK (((finished_at IS NULL) = (state = ANY (ARRAY['queued'::text, 'running'::text, 'waiting_approval'::text])))),
+    CONSTRAINT plan_budget_calls_check CHECK ((budget_calls >= 0)),
+    CONSTRAINT plan_budget_s_check CHECK ((budget_s >= 1)),
+    CONSTRAINT plan_budget_steps_check CHECK ((budget_steps >= 8)),
+    CONSTRAINT plan_budget_tokens_check CHECK ((budget_tokens >= 0)),
+    CONSTRAINT plan_budget_uusd_check CHECK ((budget_uusd >= 0)),
+    CONSTRAINT plan_depth_check CHECK (((depth >= 1) AND (depth <= 5))),
+    CONSTRAINT plan_goal_check CHECK (((goal <> ''::text) AND (octet_length(goal) <= 16384))),
+    CONSTRAINT plan_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'waiting_approval'::text, 'succeeded'::text, 'failed'::text, 'dead_lettered'::text, 'rejected'::text, 'cancelled'::text])))
+) WITH (fillfactor=70);
+CREATE INDEX plan_newest ON public.plan USING btree (tenant, created_at DESC);
+
+CREATE TABLE report (
+    plan_id uuid NOT NULL,
+    body jsonb NOT NULL,
+    written_at timestamp with time zone NOT NULL,
+    CONSTRAINT report_pkey PRIMARY KEY (plan_id),
+    CONSTRAINT report_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE CASCADE
+);
+
+CREATE TABLE schedule (
+    schedule_id uuid NOT NULL,
+    tenant text NOT NULL,
+    name text NOT NULL,
+    cron text NOT NULL,
+    timezone text NOT NULL DEFAULT 'UTC'::text,
+    request jsonb NOT NULL,
+    misfire text NOT NULL DEFAULT 'once'::text,
+    overlap text NOT NULL DEFAULT 'skip'::text,
+    paused boolean NOT NULL DEFAULT false,
+    next_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT schedule_pkey PRIMARY KEY (schedule_id),
+    CONSTRAINT schedule_tenant_name_key UNIQUE (tenant, name),
+    CONSTRAINT schedule_misfire_check CHECK ((misfire = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text]))),
+    CONSTRAINT schedule_overlap_check CHECK ((overlap = ANY (ARRAY['skip'::text, 'queue'::text, 'cancel'::text])))
+);
+CREATE INDEX schedule_next ON public.schedule USING btree (next_at) WHERE (NOT paused);
+
+CREATE TABLE step (
+    plan_id uuid NOT NULL,
+    number integer NOT NULL,
+    agent text NOT NULL,
+    phase text NOT NULL,
+    state text NOT NULL,
+    round integer NOT NULL,
+    brief jsonb NOT NULL,
+    attempt integer NOT NULL DEFAULT 0,
+    max_attempts integer NOT NULL,
+    claim integer NOT NULL DEFAULT 0,
+    holder integer,
+    leased_until timestamp with time zone,
+    run_after timestamp with time zone,
+    offered_at timestamp with time zone NOT NULL,
+    verdict text,
+    follow_ups jsonb NOT NULL DEFAULT '[]'::jsonb,
+    result jsonb NOT NULL DEFAULT '{}'::jsonb,
+    reason text,
+    settled boolean NOT NULL DEFAULT false,
+    CONSTRAINT step_pkey PRIMARY KEY (plan_id, number),
+    CONSTRAINT step_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE CASCADE,
+    CONSTRAINT a_verdict_when_it_succeeded CHECK (((state = 'succeeded'::text) = (verdict IS NOT NULL))),
+    CONSTRAINT attempts_are_counted CHECK ((((attempt >= 0) AND (attempt <= max_attempts)) AND (claim >= attempt))),
+    CONSTRAINT due_while_it_waits CHECK (((state <> 'retrying'::text) OR (run_after IS NOT NULL))),
+    CONSTRAINT held_while_it_runs CHECK ((((state = 'running'::text) = (holder IS NOT NULL)) AND ((holder IS NULL) = (leased_until IS NULL)))),
+    CONSTRAINT settled_when_it_ended CHECK (((NOT settled) OR (state = ANY (ARRAY['succeeded'::text, 'skipped'::text])))),
+    CONSTRAINT step_max_attempts_check CHECK ((max_attempts > 0)),
+    CONSTRAINT step_number_check CHECK ((number > 0)),
+    CONSTRAINT step_phase_check CHECK ((phase = ANY (ARRAY['observe'::text, 'orient'::text, 'decide'::text, 'act'::text]))),
+    CONSTRAINT step_round_check CHECK ((round >= 0)),
+    CONSTRAINT step_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'waiting_approval'::text, 'retrying'::text, 'succeeded'::text, 'failed'::text, 'dead'::text, 'rejected'::text, 'cancelled'::text, 'skipped'::text])))
+) WITH (fillfactor=70);
+CREATE INDEX step_retrying ON public.step USING btree (run_after) WHERE (state = 'retrying'::text);
+CREATE INDEX step_running ON public.step USING btree (leased_until) WHERE (state = 'running'::text);
+CREATE INDEX step_unheard ON public.step USING btree (offered_at) WHERE ((state = 'ready'::text) OR ((state = ANY (ARRAY['succeeded'::text, 'skipped'::text])) AND (NOT settled)));

@@ -1,0 +1,1 @@
+"""Remembers and decides: the durable core. The only writer of plan state."""

@@ -1,0 +1,791 @@
+"""Every verb of the product, each one transaction: submit, begin, report, settle, intend, conclude, rescue and more.
+
+A verb locks its plan, asks the domain what may happen, and writes state, event, audit and outbox together. Nothing
+here talks to a broker: what must be published lies in the outbox. Every write by a worker carries its claim; a
+worker that lost its claim is told so (`Fenced`, or `False`) and has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeAlias, TypeVar
+
+from orchestrator.domain import ooda
+from orchestrator.domain.budget import Spent
+from orchestrator.domain.errors import (
+    AlreadyDecided,
+    Conflict,
+    Fenced,
+    IllegalMove,
+    KeyReused,
+    NotFound,
+    RequesterDecides,
+    WrongRole,
+)
+from orchestrator.domain.lifecycle import ALIVE, STEP_ENDS, PlanMove, StepMove
+from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
+from orchestrator.domain.plan import (
+    Agent,
+    Approval,
+    ApprovalState,
+    Call,
+    CallState,
+    Claimed,
+    DeadLetter,
+    Evidence,
+    Json,
+    NewStep,
+    Plan,
+    PlanState,
+    Request,
+    Semantics,
+    Step,
+    StepRef,
+    StepState,
+    digest,
+)
+from orchestrator.domain.retry import Backoff
+from orchestrator.messages import Message, Topic
+from orchestrator.ports import Store, Tx
+from orchestrator.vault.chain import Sealer
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The numbers a conductor goes by.
+
+    `lease` is how long a silent worker keeps a step; `unheard_after` how long a doorbell may go unanswered before it
+    is rung again; `approval_ttl` how long a human has to decide.
+    """
+
+    lease: timedelta = timedelta(seconds=30)
+    max_attempts: int = 5
+    backoff: Backoff = field(default_factory=Backoff)
+    unheard_after: timedelta = timedelta(seconds=30)
+    approval_ttl: timedelta = timedelta(days=30)
+    batch: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CallAsk:
+    """A call that a step wants to make: `key` and `occurrence` name it in the journal, `decision` allowed it."""
+
+    tool: str
+    key: str
+    occurrence: int
+    semantics: Semantics
+    arguments: Mapping[str, Json]
+    decision: Mapping[str, Json]
+    reserve: Spent = field(default_factory=lambda: Spent(calls=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The call was made before, and this is what came of it."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """The intent is committed; make the call now. `idempotency_key` is the same for every repeat."""
+
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskHuman:
+    """The call may have happened before and must not happen twice; only a human can say."""
+
+    call: Call
+
+
+Intent: TypeAlias = Replayed | Proceed | AskHuman
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep did."""
+
+    woken: int = 0
+    rescued: int = 0
+    offered: int = 0
+    expired: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.woken or self.rescued or self.offered or self.expired)
+
+
+class Conductor:
+    """Remembers and decides, on top of a store. Holds no state of its own; any number may run at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        sealer: Sealer,
+        *,
+        new_id: Callable[[], str],
+        draw: Callable[[], float],
+        rules: Rules,
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._new_id = new_id
+        self._draw = draw
+        self._rules = rules
+
+    @property
+    def store(self) -> Store:
+        """Where the truth is kept; for reading."""
+        return self._store
+
+    @property
+    def rules(self) -> Rules:
+        """The numbers this conductor goes by."""
+        return self._rules
+
+    # a plan's beginning and end
+
+    def submit(self, asked: Request) -> Plan:
+        """Accept a request and return its plan; the same key and request return the same plan.
+
+        Raises `KeyReused` when the key came with another request before.
+        """
+        with self._store.transaction() as tx:
+            made = self._made_before(tx, asked)
+            if made is not None:
+                return made
+            plan_id = self._new_id()
+            deadline = tx.now() + timedelta(seconds=asked.budget.seconds)
+            if not tx.add_plan(plan_id, asked, deadline):  # another replica was first with this key
+                return self._must(self._made_before(tx, asked))
+            desk = self._open(tx, plan_id)
+            desk.event("plan.submitted", {"goal": asked.goal, "depth": asked.depth, "by": asked.requester})
+            desk.audit(
+                "plan.submitted",
+                {
+                    "by": asked.requester,
+                    "depth": asked.depth,
+                    "goal_sha256": digest(asked.goal),
+                    "tenant": asked.tenant,
+                    "budget": asked.budget.as_json(),
+                },
+            )
+            self._plan_steps(desk, (ooda.first(),))
+            return self._must(tx.plan(plan_id))
+
+    def _made_before(self, tx: Tx, asked: Request) -> Plan | None:
+        found = tx.plan_of_key(asked.tenant, asked.key) if asked.key else None
+        if found is None:
+            return None
+        plan_id, fingerprint = found
+        if fingerprint != asked.fingerprint():
+            raise KeyReused(asked.key or "")
+        return tx.plan(plan_id)
+
+    def cancel(self, plan_id: str, *, by: str, reason: str = "asked for") -> None:
+        """End a plan now; a worker that still runs one of its steps can no longer write."""
+        with self._store.transaction() as tx:
+            desk = self._open(tx, plan_id)
+            if not tx.move_plan(plan_id, PlanMove.CANCEL, reason=reason):
+                raise IllegalMove("plan", desk.plan.state, PlanMove.CANCEL)
+            self._cancel_steps(desk)
+            desk.event("plan.cancelled", {"by": by, "reason": reason})
+            desk.audit("plan.cancelled", {"by": by, "reason": reason})
+
+    def _cancel_steps(self, desk: _Desk) -> None:
+        for step in desk.tx.steps(desk.plan.plan_id):
+            if step.state is StepState.RUNNING:
+                # their worker is fenced off and can no longer conclude them
+                self._orphan_calls(desk, step.ref)
+            if step.state not in STEP_ENDS:
+                desk.tx.move_step(step.ref, StepMove.CANCEL)
+        for approval in desk.tx.approvals(state=ApprovalState.PENDING, plan_id=desk.plan.plan_id):
+            desk.tx.decide(
+                approval.approval_id, ApprovalState.CANCELLED, by="system", comment="the plan ended"
+            )
+
+    # a step's life in a worker's hands
+
+    def begin(self, ref: StepRef, *, holder: int) -> Claimed | None:
+        """Give a step to a worker, or `None` when there is nothing to do: a duplicate, called off, or too early.
+
+        Counts the attempt before the work, so that a step which kills its workers comes to an end.
+        Raises `NotFound` for a plan or step that does not exist.
+        """
+        with self._store.transaction() as tx:
+            desk = self._open(tx, ref.plan_id)
+            step = tx.step(ref)
+            if step is None:
+                raise NotFound("step", f"{ref.number} in plan {ref.plan_id}")
+            if desk.plan.state not in ALIVE or step.state is not StepState.READY:
+                return None
+            if step.agent is Agent.RESEARCHER and desk.plan.overdue(tx.now()):
+                self._skip(desk, step)
+                return None
+            if step.attempt >= step.max_attempts:
+                self._bury(desk, step, "attempts_used_up", f"All {step.max_attempts} attempts were used up.")
+                return None
+            claimed = tx.claim_step(ref, holder=holder, lease=self._rules.lease)
+            if claimed is None:
+                return None
+            if claimed.claim > 1:
+                self._orphan_calls(desk, ref)
+            if desk.plan.state is PlanState.QUEUED and tx.move_plan(ref.plan_id, PlanMove.START):
+                desk.event("plan.started", {})
+            desk.event("step.started", {"step": ref.number, "agent": step.agent, "attempt": claimed.attempt})
+            return Claimed(self._must(tx.plan(ref.plan_id)), claimed)
+
+    def renew(self, claimed: Claimed) -> bool:
+        """Keep a step for another lease; `False` means that it is lost and the worker must stop."""
+        with self._store.transaction() as tx:
+            return tx.renew(claimed.ref, claim=claimed.claim, lease=self._rules.lease)
+
+    def report(self, claimed: Claimed, outcome: Outcome) -> bool:
+        """Record what a step came to; `False` when the claim is no longer the current one, and nothing was written."""
+        with self._store.transaction() as tx:
+            desk = self._open(tx, claimed.ref.plan_id)
+            match outcome:
+                case Completed():
+                    return self._complete(desk, claimed, outcome)
+                case Snoozed():
+                    return self._snooze(desk, claimed, outcome)
+                case Held():
+                    return self._hold(desk, claimed, outcome)
+                case Faulted():
+                    return self._fault(desk, claimed, outcome)
+                case Refused():
+                    return self._refuse(desk, claimed, outcome)
+
+    def _complete(self, desk: _Desk, claimed: Claimed, outcome: Completed) -> bool:
+        ref = claimed.ref
+        moved = desk.tx.move_step(
+            ref,
+            StepMove.COMPLETE,
+            claim=claimed.claim,
+            verdict=outcome.verdict,
+            follow_ups=outcome.follow_ups,
+            result=outcome.result,
+        )
+        if not moved:
+            return False
+        desk.tx.add_facts(ref.plan_id, outcome.facts)
+        if outcome.partial:
+            desk.tx.mark_partial(ref.plan_id)
+        if outcome.report is not None:
+            desk.tx.put_report(ref.plan_id, outcome.report)
+            desk.audit("report.written", {"step": ref.number, "sha256": digest(outcome.report)})
+        body: dict[str, Json] = {
+            "step": ref.number,
+            "agent": claimed.step.agent,
+            "verdict": outcome.verdict,
+            "facts": len(outcome.facts),
+        }
+        desk.event("step.succeeded", body)
+        desk.tx.send([Message(Topic.COMPLETIONS, ref)])
+        return True
+
+    def _snooze(self, desk: _Desk, claimed: Claimed, outcome: Snoozed) -> bool:
+        delay = timedelta(seconds=outcome.delay_s)
+        if not desk.tx.move_step(
+            claimed.ref,
+            StepMove.SNOOZE,
+            claim=claimed.claim,
+            delay=delay,
+            return_attempt=True,
+            reason=outcome.reason,
+        ):
+            return False
+        desk.event(
+            "step.snoozed", {"step": claimed.ref.number, "delay_s": outcome.delay_s, "reason": outcome.reason}
+        )
+        if outcome.delay_s <= 0:
+            desk.tx.send([Message(Topic.STEPS, claimed.ref)])
+        return True
+
+    def _hold(self, desk: _Desk, claimed: Claimed, outcome: Held) -> bool:
+        ref = claimed.ref
+        if not desk.tx.move_step(
+            ref, StepMove.HOLD, claim=claimed.claim, return_attempt=True, reason=outcome.question
+        ):
+            return False
+        approval = Approval(
+            approval_id=self._new_id(),
+            plan_id=ref.plan_id,
+            step=ref.number,
+            category=outcome.category,
+            roles=outcome.roles,
+            question=outcome.question,
+            args_digest=outcome.args_digest,
+            requester=desk.plan.requester,
+            expires_at=desk.tx.now() + self._rules.approval_ttl,
+        )
+        desk.tx.add_approval(approval)
+        desk.tx.move_plan(ref.plan_id, PlanMove.HOLD, reason=outcome.question)
+        body: dict[str, Json] = {
+            "step": ref.number,
+            "approval": approval.approval_id,
+            "category": outcome.category,
+        }
+        desk.event("approval.requested", {**body, "question": outcome.question})
+        desk.audit(
+            "approval.requested", {**body, "args_digest": outcome.args_digest, "roles": list(outcome.roles)}
+        )
+        return True
+
+    def _fault(self, desk: _Desk, claimed: Claimed, outcome: Faulted) -> bool:
+        step = desk.tx.step(claimed.ref)
+        if step is None or step.claim != claimed.claim or step.state is not StepState.RUNNING:
+            return False
+        self._orphan_calls(desk, claimed.ref)
+        if not outcome.retryable:
+            desk.tx.move_step(step.ref, StepMove.FAIL, claim=step.claim, reason=outcome.detail)
+            self._list_dead(desk, step, outcome.reason, outcome.detail)
+            self._end(desk, PlanMove.FAIL, f"Step {step.number} ({step.agent}) failed: {outcome.detail}")
+        elif step.attempt >= step.max_attempts:
+            self._bury(desk, step, outcome.reason, outcome.detail)
+        else:
+            delay_s = self._rules.backoff.delay_s(step.attempt, self._draw())
+            desk.tx.move_step(
+                step.ref,
+                StepMove.RETRY,
+                claim=step.claim,
+                delay=timedelta(seconds=delay_s),
+                reason=outcome.detail,
+            )
+            body: dict[str, Json] = {
+                "step": step.number,
+                "attempt": step.attempt,
+                "reason": outcome.reason,
+                "detail": outcome.detail,
+            }
+            desk.event("step.faulted", {**body, "retry_in_s": round(delay_s, 3)})
+        return True
+
+    def _refuse(self, desk: _Desk, claimed: Claimed, outcome: Refused) -> bool:
+        if not desk.tx.move_step(claimed.ref, StepMove.REFUSE, claim=claimed.claim, reason=outcome.detail):
+            return False
+        desk.audit("step.refused", {"step": claimed.ref.number, "reason": outcome.reason})
+        self._end(desk, PlanMove.REJECT, outcome.detail)
+        self._cancel_steps(desk)
+        return True
+
+    def settle(self, ref: StepRef) -> None:
+        """Decide what follows a finished step, once; a repeat or a completion of a plan that ended does nothing."""
+        with self._store.transaction() as tx:
+            desk = self._open(tx, ref.plan_id)
+            step = tx.step(ref)
+            if step is None:
+                raise NotFound("step", f"{ref.number} in plan {ref.plan_id}")
+            if desk.plan.state not in ALIVE or step.state not in {StepState.SUCCEEDED, StepState.SKIPPED}:
+                return
+            if not tx.mark_settled(ref):
+                return
+            steps = tx.steps(ref.plan_id)
+            finished = next(s for s in steps if s.number == ref.number)
+            match ooda.follow(desk.plan, finished, steps, overdue=desk.plan.overdue(tx.now())):
+                case ooda.Go(steps=following, partial=partial):
+                    if partial:
+                        tx.mark_partial(ref.plan_id)
+                    self._plan_steps(desk, following)
+                case ooda.End(state=_, partial=partial):
+                    self._end(desk, PlanMove.SUCCEED, None, partial=partial)
+                case ooda.Wait():
+                    pass
+
+    # the journal: a call inside a step
+
+    def recall(self, claimed: Claimed, key: str, occurrence: int) -> Call | None:
+        """The call as journalled, if it was intended in this step before."""
+        with self._store.transaction() as tx:
+            return tx.call(claimed.ref, key, occurrence)
+
+    def intend(self, claimed: Claimed, ask: CallAsk) -> Intent:
+        """Commit the intent to make a call, with the decision that allowed it and its cost reserved.
+
+        Raises `Fenced` when the step is no longer this worker's, and `BudgetSpent` when the call does not fit.
+        """
+        ref = claimed.ref
+        with self._store.transaction() as tx:
+            desk = self._open(tx, ref.plan_id)
+            self._still_held(desk, claimed)
+            before = tx.call(ref, ask.key, ask.occurrence)
+            if before is not None and before.state is CallState.DONE:
+                return Replayed(before)
+            if before is not None and _must_not_repeat(before):
+                return AskHuman(before)
+            desk.plan.budget.reserve(desk.plan.spent, ask.reserve)
+            tx.spend(ref.plan_id, ask.reserve)
+            tx.put_call(
+                Call(
+                    plan_id=ref.plan_id,
+                    step=ref.number,
+                    key=ask.key,
+                    occurrence=ask.occurrence,
+                    tool=ask.tool,
+                    semantics=ask.semantics,
+                    state=CallState.INTENDED,
+                    claim=claimed.claim,
+                    arguments=ask.arguments,
+                    reserved=ask.reserve,
+                )
+            )
+            named: dict[str, Json] = {
+                "step": ref.number,
+                "tool": ask.tool,
+                "call": ask.key,
+                "occurrence": ask.occurrence,
+            }
+            desk.audit("tool.intent", {**named, "claim": claimed.claim, "decision": dict(ask.decision)})
+            return Proceed(idempotency_key=digest([ref.plan_id, ref.number, ask.key, ask.occurrence]))
+
+    def conclude(
+        self,
+        claimed: Claimed,
+        ask: CallAsk,
+        *,
+        state: CallState,
+        result: Json = None,
+        evidence: Evidence | None = None,
+        error: str | None = None,
+        spent: Spent | None = None,
+    ) -> None:
+        """Record how a call ended, with its evidence; `spent` replaces what was reserved.
+
+        Raises `Fenced` when the step is no longer this worker's: the call is then `unknown` to everybody else.
+        """
+        ref = claimed.ref
+        with self._store.transaction() as tx:
+            desk = self._open(tx, ref.plan_id)
+            self._still_held(desk, claimed)
+            if evidence is not None:
+                tx.put_evidence(desk.plan.tenant, evidence)
+            finished = tx.finish_call(
+                ref,
+                ask.key,
+                ask.occurrence,
+                claim=claimed.claim,
+                state=state,
+                result=result,
+                evidence=evidence.sha256 if evidence else None,
+                error=error,
+                spent=spent,
+            )
+            if not finished:
+                raise Fenced(ref.plan_id, ref.number, claimed.claim)
+            if spent is not None:
+                tx.spend(ref.plan_id, spent.minus(ask.reserve))
+            named: dict[str, Json] = {
+                "step": ref.number,
+                "tool": ask.tool,
+                "call": ask.key,
+                "occurrence": ask.occurrence,
+            }
+            named |= {"state": state, "claim": claimed.claim}
+            came: dict[str, Json] = {
+                "result_sha256": digest(result),
+                "evidence": evidence.sha256 if evidence else None,
+            }
+            desk.audit("tool.outcome", {**named, **came, "error": error})
+            desk.event("tool.called", {"step": ref.number, "tool": ask.tool, "state": state, "error": error})
+
+    def _still_held(self, desk: _Desk, claimed: Claimed) -> None:
+        step = desk.tx.step(claimed.ref)
+        current = step is not None and step.state is StepState.RUNNING and step.claim == claimed.claim
+        if not current or desk.plan.state not in ALIVE:
+            raise Fenced(claimed.ref.plan_id, claimed.ref.number, claimed.claim)
+
+    def _orphan_calls(self, desk: _Desk, ref: StepRef) -> None:
+        for call in desk.tx.orphan_calls(ref):
+            named: dict[str, Json] = {
+                "step": ref.number,
+                "tool": call.tool,
+                "call": call.key,
+                "occurrence": call.occurrence,
+            }
+            desk.audit("tool.unknown", {**named, "claim": call.claim})
+
+    # people
+
+    def decide(
+        self, approval_id: str, *, approve: bool, by: str, roles: Iterable[str], comment: str = ""
+    ) -> Approval:
+        """Record a human decision, once: an approved step goes on, a rejected one ends its plan.
+
+        Raises `WrongRole`, `RequesterDecides`, or `AlreadyDecided` when somebody was first or it expired.
+        """
+        with self._store.transaction() as tx:
+            asked = tx.approval(approval_id)
+            if asked is None:
+                raise NotFound("approval", approval_id)
+            desk = self._open(tx, asked.plan_id)
+            if not set(asked.roles) & set(roles):
+                raise WrongRole(asked.roles)
+            if by == asked.requester:
+                raise RequesterDecides(by)
+            state = ApprovalState.APPROVED if approve else ApprovalState.REJECTED
+            if not tx.decide(approval_id, state, by=by, comment=comment):
+                found = self._must(tx.approval(approval_id)).state
+                raise AlreadyDecided(approval_id, "expired" if found is ApprovalState.PENDING else found)
+            body: dict[str, Json] = {"approval": approval_id, "step": asked.step, "decision": state, "by": by}
+            desk.event("approval.decided", body)
+            desk.audit("approval.decided", {**body, "comment": comment, "args_digest": asked.args_digest})
+            self._after_decision(desk, asked, approve=approve, why=f"{by} rejected step {asked.step}.")
+            return self._must(tx.approval(approval_id))
+
+    def _after_decision(self, desk: _Desk, asked: Approval, *, approve: bool, why: str) -> None:
+        ref = StepRef(asked.plan_id, asked.step)
+        if approve:
+            desk.tx.allow_repeat(ref, asked.args_digest)
+            desk.tx.move_step(ref, StepMove.APPROVE)
+            desk.tx.send([Message(Topic.STEPS, ref)])
+            if not self._any_waiting(desk):
+                desk.tx.move_plan(asked.plan_id, PlanMove.RESUME)
+        else:
+            desk.tx.move_step(ref, StepMove.REJECT, reason=why)
+            self._end(desk, PlanMove.REJECT, why)
+            self._cancel_steps(desk)
+
+    def _any_waiting(self, desk: _Desk) -> bool:
+        return any(s.state is StepState.WAITING_APPROVAL for s in desk.tx.steps(desk.plan.plan_id))
+
+    # what was given up on
+
+    def bury_message(self, *, reason: str, detail: str, ref: StepRef | None = None) -> str:
+        """List a message that could not be handled; it belongs to a plan only if that plan exists."""
+        with self._store.transaction() as tx:
+            known = ref is not None and tx.plan(ref.plan_id) is not None
+            letter = DeadLetter(
+                letter_id=self._new_id(),
+                plan_id=ref.plan_id if ref and known else None,
+                step=ref.number if ref and known else None,
+                reason=reason,
+                detail=detail,
+                at=tx.now(),
+            )
+            tx.add_dead_letter(letter)
+            return letter.letter_id
+
+    def retry_dead(self, letter_id: str, *, by: str) -> Plan:
+        """Take a dead letter's plan up again where it stopped; its history stays."""
+        with self._store.transaction() as tx:
+            letter = tx.dead_letter(letter_id)
+            if letter is None:
+                raise NotFound("dead letter", letter_id)
+            if letter.plan_id is None:
+                raise Conflict(
+                    f"Dead letter {letter_id} is a message without a plan; it can only be discarded."
+                )
+            if letter.state != "open":
+                raise Conflict(f"Dead letter {letter_id} is already {letter.state}.")
+        return self.replay(letter.plan_id, by=by)
+
+    def discard_dead(self, letter_id: str, *, by: str) -> None:
+        """Say that a dead letter needs no more attention; its plan stays as it is."""
+        with self._store.transaction() as tx:
+            letter = tx.dead_letter(letter_id)
+            if letter is None:
+                raise NotFound("dead letter", letter_id)
+            if not tx.close_dead_letter(letter_id, "discarded"):
+                raise Conflict(f"Dead letter {letter_id} is already {letter.state}.")
+            if letter.plan_id is not None:
+                self._open(tx, letter.plan_id).audit("dead_letter.discarded", {"letter": letter_id, "by": by})
+
+    def replay(self, plan_id: str, *, by: str) -> Plan:
+        """Take a dead-lettered or failed plan up again: every step given up on gets its attempts back."""
+        with self._store.transaction() as tx:
+            desk = self._open(tx, plan_id)
+            if not tx.move_plan(plan_id, PlanMove.REPLAY):
+                raise IllegalMove("plan", desk.plan.state, PlanMove.REPLAY)
+            for step in tx.steps(plan_id):
+                if step.state in {StepState.DEAD, StepState.FAILED}:
+                    tx.move_step(step.ref, StepMove.REPLAY, reset_attempts=True)
+            for letter in tx.dead_letters(plan_id=plan_id):
+                tx.close_dead_letter(letter.letter_id, "retried")
+            if self._any_waiting(desk):
+                tx.move_plan(plan_id, PlanMove.HOLD)
+            desk.event("plan.replayed", {"by": by})
+            desk.audit("plan.replayed", {"by": by})
+            tx.send(self._doorbells(tx.steps(plan_id)))
+            return self._must(tx.plan(plan_id))
+
+    @staticmethod
+    def _doorbells(steps: Sequence[Step]) -> Sequence[Message]:
+        ready = [Message(Topic.STEPS, s.ref) for s in steps if s.state is StepState.READY]
+        finished = {StepState.SUCCEEDED, StepState.SKIPPED}
+        unsettled = [
+            Message(Topic.COMPLETIONS, s.ref) for s in steps if s.state in finished and not s.settled
+        ]
+        return [*ready, *unsettled]
+
+    # the sweeper's verbs
+
+    def sweep(self) -> Swept:
+        """Wake what is due, rescue what was dropped, offer again what was not heard, end what expired."""
+        return Swept(
+            woken=self.wake(), rescued=self.rescue(), expired=self.expire(), offered=self.offer_again()
+        )
+
+    def wake(self) -> int:
+        """Make retrying steps ready whose time has come; the number woken."""
+        return self._each(lambda tx: tx.due(self._rules.batch), self._wake)
+
+    def _wake(self, ref: StepRef) -> bool:
+        with self._store.transaction() as tx:
+            desk = self._open(tx, ref.plan_id)
+            if desk.plan.state not in ALIVE or not tx.move_step(ref, StepMove.WAKE):
+                return False
+            tx.send([Message(Topic.STEPS, ref)])
+            return True
+
+    def rescue(self) -> int:
+        """Take steps back from workers that are gone or silent; the number taken back or buried."""
+        return self._each(lambda tx: tx.lapsed(self._rules.batch), self._rescue)
+
+    def _rescue(self, ref: StepRef) -> bool:
+        with self._store.transaction() as tx:
+            desk = self._open(tx, ref.plan_id)
+            step = tx.step(ref)
+            # looked at again under the plan's lock: since the search the worker may have reported or renewed
+            if step is None or step.state is not StepState.RUNNING or not tx.lapsed(1, of=ref):
+                return False
+            self._orphan_calls(desk, ref)
+            if step.attempt >= step.max_attempts:
+                detail = f"The worker was lost in each of {step.attempt} attempts, or in the last of them."
+                self._bury(desk, step, "worker_lost", detail)
+                return True
+            tx.move_step(ref, StepMove.RESCUE, claim=step.claim, reason="worker lost")
+            desk.event("step.rescued", {"step": ref.number, "attempt": step.attempt})
+            if desk.plan.state in ALIVE:
+                tx.send([Message(Topic.STEPS, ref)])
+            return True
+
+    def offer_again(self, older_than: timedelta | None = None, *, limit: int | None = None) -> int:
+        """Ring again for steps that nobody answered for in that time; the number of doorbells."""
+        with self._store.transaction() as tx:
+            messages = tx.unheard(
+                self._rules.unheard_after if older_than is None else older_than, limit or self._rules.batch
+            )
+            tx.send(messages)
+            return len(messages)
+
+    def expire(self) -> int:
+        """Turn approvals that nobody decided in time into rejections; the number expired."""
+        with self._store.transaction() as tx:
+            asked = tx.expired_approvals(self._rules.batch)
+        return sum(self._expire(approval) for approval in asked)
+
+    def _expire(self, asked: Approval) -> bool:
+        with self._store.transaction() as tx:
+            desk = self._open(tx, asked.plan_id)
+            if not tx.decide(
+                asked.approval_id, ApprovalState.EXPIRED, by="system", comment="nobody decided in time"
+            ):
+                return False
+            body: dict[str, Json] = {
+                "approval": asked.approval_id,
+                "step": asked.step,
+                "decision": ApprovalState.EXPIRED,
+                "by": "system",
+            }
+            desk.event("approval.decided", body)
+            desk.audit("approval.decided", body)
+            why = f"Nobody decided about step {asked.step} in time."
+            self._after_decision(desk, asked, approve=False, why=why)
+            return True
+
+    def _each(self, find: Callable[[Tx], Sequence[StepRef]], act: Callable[[StepRef], bool]) -> int:
+        with self._store.transaction() as tx:
+            found = find(tx)
+        return sum(act(ref) for ref in found)
+
+    # what the verbs share
+
+    def _open(self, tx: Tx, plan_id: str) -> _Desk:
+        plan = tx.lock_plan(plan_id)
+        if plan is None:
+            raise NotFound("plan", plan_id)
+        return _Desk(tx, plan, self._sealer)
+
+    def _plan_steps(self, desk: _Desk, steps: Sequence[NewStep]) -> None:
+        made = desk.tx.add_steps(desk.plan.plan_id, steps, max_attempts=self._rules.max_attempts)
+        for step in made:
+            desk.event("step.planned", {"step": step.number, "agent": step.agent, "round": step.round})
+        desk.tx.send(Message(Topic.STEPS, step.ref) for step in made)
+
+    def _skip(self, desk: _Desk, step: Step) -> None:
+        desk.tx.move_step(step.ref, StepMove.SKIP, reason="the plan's time is up")
+        desk.tx.mark_partial(desk.plan.plan_id)
+        desk.event("step.skipped", {"step": step.number, "reason": "the plan's time is up"})
+        desk.tx.send([Message(Topic.COMPLETIONS, step.ref)])
+
+    def _bury(self, desk: _Desk, step: Step, reason: str, detail: str) -> None:
+        desk.tx.move_step(step.ref, StepMove.BURY, reason=detail)
+        self._list_dead(desk, step, reason, detail)
+        self._end(desk, PlanMove.DEAD_LETTER, f"Step {step.number} ({step.agent}) was given up on: {detail}")
+
+    def _list_dead(self, desk: _Desk, step: Step, reason: str, detail: str) -> None:
+        letter = DeadLetter(
+            letter_id=self._new_id(),
+            plan_id=step.plan_id,
+            step=step.number,
+            reason=reason,
+            detail=detail,
+            at=desk.tx.now(),
+            attempts=step.attempt,
+        )
+        desk.tx.add_dead_letter(letter)
+        desk.tx.send([Message(Topic.DEAD, step.ref)])
+        body: dict[str, Json] = {
+            "step": step.number,
+            "reason": reason,
+            "attempts": step.attempt,
+            "letter": letter.letter_id,
+        }
+        desk.event("step.dead", {**body, "detail": detail})
+        desk.audit("step.dead", body)
+
+    def _end(self, desk: _Desk, move: PlanMove, reason: str | None, *, partial: bool | None = None) -> None:
+        if not desk.tx.move_plan(desk.plan.plan_id, move, reason=reason, partial=partial):
+            return  # it had ended before: a second step was given up on
+        ended = self._must(desk.tx.plan(desk.plan.plan_id))
+        body: dict[str, Json] = {"state": ended.state, "partial": ended.partial, "reason": reason}
+        desk.event("plan.ended", body)
+        desk.audit("plan.ended", body)
+
+    @staticmethod
+    def _must(found: _T | None) -> _T:
+        if found is None:
+            raise AssertionError("a row that this transaction wrote or locked is gone")
+        return found
+
+
+class _Desk:
+    """A plan, locked, and what is written about it in this transaction."""
+
+    def __init__(self, tx: Tx, plan: Plan, sealer: Sealer) -> None:
+        self.tx = tx
+        self.plan = plan
+        self._sealer = sealer
+        self._number = plan.audit_count
+        self._head = plan.audit_head
+
+    def event(self, kind: str, body: Mapping[str, Json]) -> None:
+        self.tx.add_event(self.plan.plan_id, kind, body)
+
+    def audit(self, kind: str, body: Mapping[str, Json]) -> None:
+        stamped = {**body, "at": self.tx.now().isoformat()}
+        record = self._sealer.seal(
+            chain=self.plan.plan_id, number=self._number + 1, kind=kind, body=stamped, prev=self._head
+        )
+        self.tx.add_audit(record)
+        self._number, self._head = record.number, record.mac
+
+
+def _must_not_repeat(call: Call) -> bool:
+    unsure = call.state in {CallState.UNKNOWN, CallState.INTENDED}
+    return unsure and call.semantics is Semantics.AT_MOST_ONCE and not call.repeat_allowed

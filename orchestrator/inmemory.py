@@ -1,0 +1,512 @@
+"""The store's twin in memory: the same promises as Postgres, for the simulator and for tests without I/O.
+
+One transaction at a time. What a transaction wrote is undone when its block raises. `clock` gives the time, `alive`
+says which holders are; `on_commit` is called before and after each commit, so that a simulated worker can die there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime, timedelta
+from functools import cache
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from orchestrator.domain.budget import Spent
+from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
+from orchestrator.domain.plan import (
+    Approval,
+    ApprovalState,
+    AuditRecord,
+    Call,
+    CallState,
+    DeadLetter,
+    Event,
+    Evidence,
+    Fact,
+    Json,
+    NewStep,
+    Plan,
+    PlanState,
+    Request,
+    Step,
+    StepRef,
+    StepState,
+)
+from orchestrator.messages import Message, Topic
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _with(row: _V, **changes: Any) -> _V:
+    """A copy of a row with some fields changed: what `dataclasses.replace` does, in a third of its time.
+
+    The simulator copies rows more than it does anything else.
+    """
+    kind: object = type(row)
+    names, read = _shape(kind)
+    values = list(read(row))
+    for name, value in changes.items():
+        values[names[name]] = value
+    return type(row)(*values)
+
+
+@cache
+def _shape(kind: Any) -> tuple[Mapping[str, int], Callable[[Any], Sequence[Any]]]:
+    names = [field.name for field in fields(kind)]
+    return {name: at for at, name in enumerate(names)}, attrgetter(*names)
+
+
+class InMemoryStore:
+    """A store in one process; not for use by several threads at once."""
+
+    def __init__(
+        self,
+        clock: Callable[[], datetime],
+        *,
+        alive: Callable[[int], bool] = lambda _: True,
+        on_commit: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.clock = clock
+        self.alive = alive
+        self.on_commit = on_commit
+        self.plan_rows: dict[str, Plan] = {}
+        self.keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self.step_rows: dict[str, dict[int, Step]] = {}
+        self.event_rows: dict[str, list[Event]] = {}
+        self.audit_rows: dict[str, list[AuditRecord]] = {}
+        self.fact_rows: dict[str, list[Fact]] = {}
+        self.evidence_rows: dict[tuple[str, str], Evidence] = {}
+        self.report_rows: dict[str, Mapping[str, Json]] = {}
+        self.call_rows: dict[tuple[str, int, str, int], Call] = {}
+        self.approval_rows: dict[str, Approval] = {}
+        self.letter_rows: dict[str, DeadLetter] = {}
+        self.outbox: list[Message] = []
+
+    @contextmanager
+    def transaction(self) -> Iterator[InMemoryTx]:
+        tx = InMemoryTx(self)
+        try:
+            yield tx
+            self.on_commit("before")
+        except BaseException:
+            tx.undo()
+            raise
+        self.on_commit("after")
+
+
+class InMemoryTx:
+    """One transaction in memory."""
+
+    def __init__(self, store: InMemoryStore) -> None:
+        self._store = store
+        self._undo: list[Callable[[], object]] = []
+        self._at = store.clock()
+
+    # the pen, and its eraser
+
+    def undo(self) -> None:
+        """Take back everything that was written."""
+        for erase in reversed(self._undo):
+            erase()
+
+    def _put(self, rows: dict[_K, _V], key: _K, value: _V) -> None:
+        if key in rows:
+            old = rows[key]
+            self._undo.append(lambda: rows.__setitem__(key, old))
+        else:
+            self._undo.append(lambda: rows.pop(key))
+        rows[key] = value
+
+    def _append(self, rows: list[_V], value: _V) -> None:
+        rows.append(value)
+        self._undo.append(rows.pop)
+
+    def _change(self, plan_id: str, **changes: Any) -> None:
+        self._put(self._store.plan_rows, plan_id, _with(self._store.plan_rows[plan_id], **changes))
+
+    def _change_step(self, step: Step, **changes: Any) -> Step:
+        changed = _with(step, **changes)
+        self._put(self._store.step_rows[step.plan_id], step.number, changed)
+        return changed
+
+    def now(self) -> datetime:
+        return self._at
+
+    # plans
+
+    def add_plan(self, plan_id: str, asked: Request, deadline: datetime) -> bool:
+        if asked.key is not None:
+            if (asked.tenant, asked.key) in self._store.keys:
+                return False
+            self._put(self._store.keys, (asked.tenant, asked.key), (plan_id, asked.fingerprint()))
+        plan = Plan(
+            plan_id=plan_id,
+            tenant=asked.tenant,
+            goal=asked.goal,
+            depth=asked.depth,
+            state=PlanState.QUEUED,
+            requester=asked.requester,
+            budget=asked.budget,
+            spent=Spent(),
+            created_at=self._at,
+            deadline=deadline,
+            sources=asked.sources,
+            metadata=asked.metadata,
+            priority=asked.priority,
+        )
+        self._put(self._store.plan_rows, plan_id, plan)
+        self._put(self._store.step_rows, plan_id, {})
+        self._put(self._store.event_rows, plan_id, [])
+        self._put(self._store.audit_rows, plan_id, [])
+        self._put(self._store.fact_rows, plan_id, [])
+        return True
+
+    def plan_of_key(self, tenant: str, key: str) -> tuple[str, str] | None:
+        return self._store.keys.get((tenant, key))
+
+    def lock_plan(self, plan_id: str) -> Plan | None:
+        return self._store.plan_rows.get(plan_id)
+
+    def plan(self, plan_id: str) -> Plan | None:
+        return self._store.plan_rows.get(plan_id)
+
+    def plans(
+        self, *, tenant: str | None = None, state: str | None = None, limit: int = 50
+    ) -> Sequence[Plan]:
+        found = [
+            p
+            for p in self._store.plan_rows.values()
+            if (tenant is None or p.tenant == tenant) and (state is None or p.state == state)
+        ]
+        return sorted(found, key=lambda p: p.created_at, reverse=True)[:limit]
+
+    def move_plan(
+        self, plan_id: str, move: PlanMove, *, reason: str | None = None, partial: bool | None = None
+    ) -> bool:
+        before, after = PLAN_MOVES[move]
+        plan = self._store.plan_rows.get(plan_id)
+        if plan is None or plan.state not in before:
+            return False
+        self._change(
+            plan_id,
+            state=after,
+            reason=reason,
+            partial=plan.partial or bool(partial),
+            finished_at=self._at if after in PLAN_ENDS else None,
+        )
+        return True
+
+    def mark_partial(self, plan_id: str) -> None:
+        self._change(plan_id, partial=True)
+
+    def spend(self, plan_id: str, delta: Spent) -> None:
+        self._change(plan_id, spent=self._store.plan_rows[plan_id].spent.plus(delta))
+
+    # steps
+
+    def add_steps(self, plan_id: str, steps: Sequence[NewStep], *, max_attempts: int) -> Sequence[Step]:
+        plan = self._store.plan_rows[plan_id]
+        made = [
+            Step(
+                plan_id,
+                plan.step_count + i,
+                s.agent,
+                StepState.READY,
+                s.round,
+                s.brief,
+                max_attempts=max_attempts,
+                offered_at=self._at,
+            )
+            for i, s in enumerate(steps, start=1)
+        ]
+        for step in made:
+            self._put(self._store.step_rows[plan_id], step.number, step)
+        self._change(
+            plan_id, step_count=plan.step_count + len(made), spent=plan.spent.plus(Spent(steps=len(made)))
+        )
+        return made
+
+    def step(self, ref: StepRef) -> Step | None:
+        return self._store.step_rows.get(ref.plan_id, {}).get(ref.number)
+
+    def steps(self, plan_id: str) -> Sequence[Step]:
+        return [step for _, step in sorted(self._store.step_rows.get(plan_id, {}).items())]
+
+    def claim_step(self, ref: StepRef, *, holder: int, lease: timedelta) -> Step | None:
+        step = self.step(ref)
+        if step is None or step.state is not StepState.READY or step.attempt >= step.max_attempts:
+            return None
+        if step.run_after is not None and step.run_after > self._at:
+            return None
+        return self._change_step(
+            step,
+            state=StepState.RUNNING,
+            attempt=step.attempt + 1,
+            claim=step.claim + 1,
+            holder=holder,
+            leased_until=self._at + lease,
+            run_after=None,
+        )
+
+    def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
+        step = self.step(ref)
+        if step is None or step.state is not StepState.RUNNING or step.claim != claim:
+            return False
+        self._change_step(step, leased_until=self._at + lease)
+        return True
+
+    def move_step(
+        self,
+        ref: StepRef,
+        move: StepMove,
+        *,
+        claim: int | None = None,
+        delay: timedelta | None = None,
+        return_attempt: bool = False,
+        reset_attempts: bool = False,
+        verdict: str | None = None,
+        follow_ups: Sequence[Mapping[str, Json]] | None = None,
+        result: Mapping[str, Json] | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        before, after = STEP_MOVES[move]
+        step = self.step(ref)
+        if step is None or step.state not in before or (claim is not None and step.claim != claim):
+            return False
+        offered = after in {StepState.READY, StepState.SUCCEEDED, StepState.SKIPPED}
+        self._change_step(
+            step,
+            state=after,
+            holder=None,
+            leased_until=None,
+            attempt=0 if reset_attempts else step.attempt - 1 if return_attempt else step.attempt,
+            run_after=None if delay is None else self._at + delay,
+            offered_at=self._at if offered else step.offered_at,
+            verdict=step.verdict if verdict is None else verdict,
+            follow_ups=step.follow_ups if follow_ups is None else tuple(follow_ups),
+            result=step.result if result is None else result,
+            reason=reason,
+        )
+        return True
+
+    def mark_settled(self, ref: StepRef) -> bool:
+        step = self.step(ref)
+        if step is None or step.settled or step.state not in {StepState.SUCCEEDED, StepState.SKIPPED}:
+            return False
+        self._change_step(step, settled=True)
+        return True
+
+    # what a step leaves behind
+
+    def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:
+        number = self._store.plan_rows[plan_id].event_count + 1
+        self._append(self._store.event_rows[plan_id], Event(plan_id, number, self._at, kind, body))
+        self._change(plan_id, event_count=number)
+
+    def events(self, plan_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        return [e for e in self._store.event_rows.get(plan_id, []) if e.number > after][:limit]
+
+    def add_audit(self, record: AuditRecord) -> None:
+        self._append(self._store.audit_rows[record.chain], record)
+        self._change(record.chain, audit_count=record.number, audit_head=record.mac)
+
+    def audit(self, chain: str) -> Sequence[AuditRecord]:
+        return list(self._store.audit_rows.get(chain, []))
+
+    def send(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._append(self._store.outbox, message)
+
+    def add_facts(self, plan_id: str, facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            self._append(self._store.fact_rows[plan_id], fact)
+
+    def facts(self, plan_id: str) -> Sequence[Fact]:
+        return sorted(self._store.fact_rows.get(plan_id, []), key=lambda f: (f.step, f.number))
+
+    def put_evidence(self, tenant: str, evidence: Evidence) -> None:
+        if (tenant, evidence.sha256) not in self._store.evidence_rows:
+            self._put(self._store.evidence_rows, (tenant, evidence.sha256), evidence)
+
+    def evidence(self, tenant: str, sha256: str) -> Evidence | None:
+        return self._store.evidence_rows.get((tenant, sha256))
+
+    def put_report(self, plan_id: str, report: Mapping[str, Json]) -> None:
+        self._put(self._store.report_rows, plan_id, report)
+
+    def report(self, plan_id: str) -> Mapping[str, Json] | None:
+        return self._store.report_rows.get(plan_id)
+
+    # the journal
+
+    def call(self, ref: StepRef, key: str, occurrence: int) -> Call | None:
+        return self._store.call_rows.get((ref.plan_id, ref.number, key, occurrence))
+
+    def calls(self, plan_id: str) -> Sequence[Call]:
+        return [c for c in self._store.call_rows.values() if c.plan_id == plan_id]
+
+    def put_call(self, call: Call) -> None:
+        key = (call.plan_id, call.step, call.key, call.occurrence)
+        before = self._store.call_rows.get(key)
+        if before is None or before.state is not CallState.DONE:
+            self._put(self._store.call_rows, key, call)
+
+    def finish_call(
+        self,
+        ref: StepRef,
+        key: str,
+        occurrence: int,
+        *,
+        claim: int,
+        state: CallState,
+        result: Json = None,
+        evidence: str | None = None,
+        error: str | None = None,
+        spent: Spent | None = None,
+    ) -> bool:
+        call = self.call(ref, key, occurrence)
+        if call is None or call.state is not CallState.INTENDED or call.claim != claim:
+            return False
+        reserved = call.reserved if spent is None else spent
+        done = _with(call, state=state, result=result, evidence=evidence, error=error, reserved=reserved)
+        self._put(self._store.call_rows, (ref.plan_id, ref.number, key, occurrence), done)
+        return True
+
+    def orphan_calls(self, ref: StepRef) -> Sequence[Call]:
+        orphans = [
+            _with(c, state=CallState.UNKNOWN)
+            for c in self._store.call_rows.values()
+            if c.plan_id == ref.plan_id and c.step == ref.number and c.state is CallState.INTENDED
+        ]
+        for call in orphans:
+            self._put(self._store.call_rows, (call.plan_id, call.step, call.key, call.occurrence), call)
+        return orphans
+
+    def allow_repeat(self, ref: StepRef, key: str) -> None:
+        for at, call in list(self._store.call_rows.items()):
+            same = (call.plan_id, call.step, call.key) == (ref.plan_id, ref.number, key)
+            if same and call.state is CallState.UNKNOWN:
+                self._put(self._store.call_rows, at, _with(call, repeat_allowed=True))
+
+    # people
+
+    def add_approval(self, approval: Approval) -> None:
+        self._put(self._store.approval_rows, approval.approval_id, approval)
+
+    def approval(self, approval_id: str) -> Approval | None:
+        return self._store.approval_rows.get(approval_id)
+
+    def approvals(
+        self, *, state: ApprovalState | None = None, plan_id: str | None = None
+    ) -> Sequence[Approval]:
+        return [
+            a
+            for a in self._store.approval_rows.values()
+            if (state is None or a.state is state) and (plan_id is None or a.plan_id == plan_id)
+        ]
+
+    def decide(self, approval_id: str, state: ApprovalState, *, by: str, comment: str) -> bool:
+        approval = self._store.approval_rows.get(approval_id)
+        if approval is None or approval.state is not ApprovalState.PENDING:
+            return False
+        late = approval.expires_at is not None and approval.expires_at <= self._at
+        if late and state not in {ApprovalState.EXPIRED, ApprovalState.CANCELLED}:
+            return False
+        self._put(
+            self._store.approval_rows,
+            approval_id,
+            _with(approval, state=state, decided_by=by, comment=comment),
+        )
+        return True
+
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        self._put(self._store.letter_rows, letter.letter_id, letter)
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        return self._store.letter_rows.get(letter_id)
+
+    def dead_letters(self, *, state: str | None = "open", plan_id: str | None = None) -> Sequence[DeadLetter]:
+        found = [
+            d
+            for d in self._store.letter_rows.values()
+            if (state is None or d.state == state) and (plan_id is None or d.plan_id == plan_id)
+        ]
+        return sorted(found, key=lambda d: d.at, reverse=True)
+
+    def close_dead_letter(self, letter_id: str, state: str) -> bool:
+        letter = self._store.letter_rows.get(letter_id)
+        if letter is None or letter.state != "open":
+            return False
+        self._put(self._store.letter_rows, letter_id, _with(letter, state=state))
+        return True
+
+    # what the sweeper looks for
+
+    def _of_living_plans(self) -> Iterator[tuple[Plan, Step]]:
+        for plan in self._store.plan_rows.values():
+            if plan.state in ALIVE:
+                for step in self._store.step_rows[plan.plan_id].values():
+                    yield plan, step
+
+    def due(self, limit: int) -> Sequence[StepRef]:
+        found = [
+            step.ref
+            for plan, step in self._of_living_plans()
+            if step.state is StepState.RETRYING
+            and (plan.overdue(self._at) or step.run_after is None or step.run_after <= self._at)
+        ]
+        return found[:limit]
+
+    def lapsed(self, limit: int, *, of: StepRef | None = None) -> Sequence[StepRef]:
+        found = [
+            step.ref
+            for steps in self._store.step_rows.values()
+            for step in steps.values()
+            if step.state is StepState.RUNNING
+            and (of is None or step.ref == of)
+            and (
+                step.leased_until is None
+                or step.leased_until <= self._at
+                or (step.holder is not None and not self._store.alive(step.holder))
+            )
+        ]
+        return found[:limit]
+
+    def unheard(self, older_than: timedelta, limit: int) -> Sequence[Message]:
+        found: list[Message] = []
+        for _, step in list(self._of_living_plans()):
+            unsettled = step.state in {StepState.SUCCEEDED, StepState.SKIPPED} and not step.settled
+            if step.state is not StepState.READY and not unsettled:
+                continue
+            if step.run_after is not None and step.run_after > self._at:
+                continue
+            offered = step.offered_at or self._at
+            if offered <= self._at - older_than or (step.run_after is not None and offered < step.run_after):
+                topic = Topic.COMPLETIONS if unsettled else Topic.STEPS
+                found.append(Message(topic, step.ref))
+                self._change_step(step, offered_at=self._at)
+                if len(found) == limit:
+                    break
+        return found
+
+    def expired_approvals(self, limit: int) -> Sequence[Approval]:
+        found = [
+            a
+            for a in self._store.approval_rows.values()
+            if a.state is ApprovalState.PENDING and a.expires_at is not None and a.expires_at <= self._at
+        ]
+        return found[:limit]
+
+    # the relay
+
+    def take_outbox(self, limit: int) -> Sequence[Message]:
+        taken = self._store.outbox[:limit]
+        rest = self._store.outbox[limit:]
+        old = self._store.outbox
+        self._store.outbox = rest
+        self._undo.append(lambda: setattr(self._store, "outbox", old))
+        return taken

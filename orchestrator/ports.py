@@ -1,0 +1,287 @@
+"""The seams: what the conductor needs of a store, a bus and a clock. Each has twins that pass the same suite.
+
+A `Tx` is one transaction. It is entered through `Store.transaction`, commits when its block ends, and rolls back
+when the block raises. A verb locks its plan first; whoever holds that lock is alone with the plan, its steps, its
+counters and its audit chain until the transaction ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from orchestrator.domain.budget import Spent
+from orchestrator.domain.lifecycle import PlanMove, StepMove
+from orchestrator.domain.plan import (
+    Approval,
+    ApprovalState,
+    AuditRecord,
+    Call,
+    CallState,
+    DeadLetter,
+    Event,
+    Evidence,
+    Fact,
+    Json,
+    NewStep,
+    Plan,
+    Request,
+    Step,
+    StepRef,
+)
+from orchestrator.messages import Message, Topic
+
+
+class Tx(Protocol):
+    """One transaction on the store."""
+
+    def now(self) -> datetime:
+        """The database's time at the start of this transaction, in UTC."""
+        ...
+
+    # plans
+
+    def add_plan(self, plan_id: str, asked: Request, deadline: datetime) -> bool:
+        """Write a queued plan; `False` if the tenant has used the request's key before."""
+        ...
+
+    def plan_of_key(self, tenant: str, key: str) -> tuple[str, str] | None:
+        """The id and the request's fingerprint of the plan that this key made."""
+        ...
+
+    def lock_plan(self, plan_id: str) -> Plan | None:
+        """The plan, held against every other transaction until this one ends."""
+        ...
+
+    def plan(self, plan_id: str) -> Plan | None:
+        """The plan as it is."""
+        ...
+
+    def plans(
+        self, *, tenant: str | None = None, state: str | None = None, limit: int = 50
+    ) -> Sequence[Plan]:
+        """The newest plans first."""
+        ...
+
+    def move_plan(
+        self, plan_id: str, move: PlanMove, *, reason: str | None = None, partial: bool | None = None
+    ) -> bool:
+        """Make a named move; `False` if the plan is not in a state that allows it."""
+        ...
+
+    def mark_partial(self, plan_id: str) -> None:
+        """Say that a limit cut the plan short."""
+        ...
+
+    def spend(self, plan_id: str, delta: Spent) -> None:
+        """Add to what the plan has spent; negative parts give back."""
+        ...
+
+    # steps
+
+    def add_steps(self, plan_id: str, steps: Sequence[NewStep], *, max_attempts: int) -> Sequence[Step]:
+        """Write steps that are ready, numbered on from the plan's last, and count them as spent."""
+        ...
+
+    def step(self, ref: StepRef) -> Step | None:
+        """The step as it is."""
+        ...
+
+    def steps(self, plan_id: str) -> Sequence[Step]:
+        """All steps of a plan by number."""
+        ...
+
+    def claim_step(self, ref: StepRef, *, holder: int, lease: timedelta) -> Step | None:
+        """Give a step that is ready and due to one holder, with a higher claim and one more attempt."""
+        ...
+
+    def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
+        """Extend the lease of a running step; `False` if the claim is no longer the current one."""
+        ...
+
+    def move_step(
+        self,
+        ref: StepRef,
+        move: StepMove,
+        *,
+        claim: int | None = None,
+        delay: timedelta | None = None,
+        return_attempt: bool = False,
+        reset_attempts: bool = False,
+        verdict: str | None = None,
+        follow_ups: Sequence[Mapping[str, Json]] | None = None,
+        result: Mapping[str, Json] | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Make a named move, if the step's state allows it and, where a claim is given, it is the current one."""
+        ...
+
+    def mark_settled(self, ref: StepRef) -> bool:
+        """Say that what follows this finished step has been decided; `False` if it had been before."""
+        ...
+
+    # what a step leaves behind
+
+    def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:
+        """Append an event under the plan's next number."""
+        ...
+
+    def events(self, plan_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        """The plan's events by number, from `after` (exclusive)."""
+        ...
+
+    def add_audit(self, record: AuditRecord) -> None:
+        """Append to a chain and move the plan's head to it."""
+        ...
+
+    def audit(self, chain: str) -> Sequence[AuditRecord]:
+        """A chain by number."""
+        ...
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Write messages into the outbox; the relay publishes them after the commit."""
+        ...
+
+    def add_facts(self, plan_id: str, facts: Sequence[Fact]) -> None:
+        """Write facts; their evidence must be stored."""
+        ...
+
+    def facts(self, plan_id: str) -> Sequence[Fact]:
+        """A plan's facts by step and number."""
+        ...
+
+    def put_evidence(self, tenant: str, evidence: Evidence) -> None:
+        """Store a source once per tenant and digest."""
+        ...
+
+    def evidence(self, tenant: str, sha256: str) -> Evidence | None:
+        """The stored source of that digest."""
+        ...
+
+    def put_report(self, plan_id: str, report: Mapping[str, Json]) -> None:
+        """Store the plan's report, once; a second one replaces it only after a replay."""
+        ...
+
+    def report(self, plan_id: str) -> Mapping[str, Json] | None:
+        """The plan's report."""
+        ...
+
+    # the journal
+
+    def call(self, ref: StepRef, key: str, occurrence: int) -> Call | None:
+        """The journalled call of that key in that step."""
+        ...
+
+    def calls(self, plan_id: str) -> Sequence[Call]:
+        """All calls of a plan in the order in which they were first intended."""
+        ...
+
+    def put_call(self, call: Call) -> None:
+        """Write an intended call, or intend it again under a newer claim."""
+        ...
+
+    def finish_call(
+        self,
+        ref: StepRef,
+        key: str,
+        occurrence: int,
+        *,
+        claim: int,
+        state: CallState,
+        result: Json = None,
+        evidence: str | None = None,
+        error: str | None = None,
+        spent: Spent | None = None,
+    ) -> bool:
+        """Record how an intended call of this claim ended; `False` if the claim is not the one that intended it."""
+        ...
+
+    def orphan_calls(self, ref: StepRef) -> Sequence[Call]:
+        """Turn the step's intended calls into unknown ones, and return them."""
+        ...
+
+    def allow_repeat(self, ref: StepRef, key: str) -> None:
+        """Let the step's unknown calls of that key be made once more: a human said so."""
+        ...
+
+    # people
+
+    def add_approval(self, approval: Approval) -> None:
+        """Ask for a human decision."""
+        ...
+
+    def approval(self, approval_id: str) -> Approval | None:
+        """The approval as it is."""
+        ...
+
+    def approvals(
+        self, *, state: ApprovalState | None = None, plan_id: str | None = None
+    ) -> Sequence[Approval]:
+        """Approvals, oldest first."""
+        ...
+
+    def decide(self, approval_id: str, state: ApprovalState, *, by: str, comment: str) -> bool:
+        """Decide a pending approval that has not expired; `False` if somebody was first."""
+        ...
+
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        """List what was given up on."""
+        ...
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """The dead letter of that id."""
+        ...
+
+    def dead_letters(self, *, state: str | None = "open", plan_id: str | None = None) -> Sequence[DeadLetter]:
+        """Dead letters, newest first."""
+        ...
+
+    def close_dead_letter(self, letter_id: str, state: str) -> bool:
+        """Mark an open letter as retried or discarded; `False` if it is not open."""
+        ...
+
+    # what the sweeper looks for
+
+    def due(self, limit: int) -> Sequence[StepRef]:
+        """Retrying steps whose time has come, or whose plan's time is up."""
+        ...
+
+    def lapsed(self, limit: int, *, of: StepRef | None = None) -> Sequence[StepRef]:
+        """Running steps whose lease has ended or whose holder is gone; of one step only, where it is named."""
+        ...
+
+    def unheard(self, older_than: timedelta, limit: int) -> Sequence[Message]:
+        """Steps that are ready or unsettled and were last offered to the bus that long ago; marks them offered."""
+        ...
+
+    def expired_approvals(self, limit: int) -> Sequence[Approval]:
+        """Pending approvals past their expiry."""
+        ...
+
+    # the relay
+
+    def take_outbox(self, limit: int) -> Sequence[Message]:
+        """Remove the oldest messages for publishing; they are back if the transaction does not commit."""
+        ...
+
+
+class Store(Protocol):
+    """Where the truth is kept."""
+
+    def transaction(self) -> AbstractContextManager[Tx]:
+        """Begin a transaction; commit at the end of the block, roll back when it raises."""
+        ...
+
+
+class Bus(Protocol):
+    """How a doorbell is rung."""
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Hand messages to the broker and return once it has confirmed them all, or raise `Unavailable`."""
+        ...
+
+    def depth(self, topic: Topic) -> int:
+        """How many messages wait in a topic's queue."""
+        ...

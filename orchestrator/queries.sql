@@ -1,0 +1,438 @@
+-- Every query, named. `now` is the database's clock unless a test sets it.
+
+-- name: read_clock
+-- The time of this transaction.
+SELECT COALESCE(%(now)s::timestamptz, now()) AS now;
+
+-- name: add_plan
+-- Write a queued plan, or return no row if the tenant has used the key before.
+INSERT INTO plan (plan_id, tenant, goal, depth, state, requester, sources, metadata, priority, idempotency_key,
+                  fingerprint, budget_steps, budget_calls, budget_tokens, budget_uusd, budget_s, created_at, deadline)
+VALUES (%(plan_id)s, %(tenant)s, %(goal)s, %(depth)s, 'queued', %(requester)s, %(sources)s, %(metadata)s,
+        %(priority)s, %(key)s, %(fingerprint)s, %(budget_steps)s, %(budget_calls)s, %(budget_tokens)s,
+        %(budget_uusd)s, %(budget_s)s, COALESCE(%(now)s::timestamptz, now()), %(deadline)s)
+    ON CONFLICT (tenant, idempotency_key) DO NOTHING
+RETURNING plan_id;
+
+-- name: plan_of_key
+-- The plan that a tenant's idempotency key made.
+SELECT plan_id::text, fingerprint
+  FROM plan
+ WHERE tenant = %(tenant)s
+   AND idempotency_key = %(key)s;
+
+-- name: lock_plan
+-- One plan, held until the transaction ends, and the time.
+SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
+  FROM plan
+ WHERE plan_id = %(plan_id)s
+   FOR UPDATE;
+
+-- name: plan
+-- One plan as it is.
+SELECT *
+  FROM plan
+ WHERE plan_id = %(plan_id)s;
+
+-- name: plans
+-- The newest plans first.
+SELECT *
+  FROM plan
+ WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+   AND (%(state)s::text IS NULL OR state = %(state)s)
+ ORDER BY created_at DESC, plan_id
+ LIMIT %(limit)s;
+
+-- name: move_plan
+-- Make one named move, if the plan is where the move begins.
+UPDATE plan
+   SET state       = %(after)s,
+       reason      = %(reason)s,
+       partial     = partial OR COALESCE(%(partial)s, false),
+       finished_at = CASE WHEN %(ended)s THEN COALESCE(%(now)s::timestamptz, now()) END
+ WHERE plan_id = %(plan_id)s
+   AND state = ANY(%(before)s)
+RETURNING plan_id;
+
+-- name: write_counters
+-- Bring a locked plan's counters up to what this transaction has added.
+UPDATE plan
+   SET step_count   = step_count + %(steps)s,
+       event_count  = event_count + %(events)s,
+       audit_count  = audit_count + %(audits)s,
+       audit_head   = COALESCE(%(head)s, audit_head),
+       partial      = partial OR %(partial)s,
+       spent_steps  = spent_steps + %(spent_steps)s,
+       spent_calls  = spent_calls + %(spent_calls)s,
+       spent_tokens = spent_tokens + %(spent_tokens)s,
+       spent_uusd   = spent_uusd + %(spent_uusd)s
+ WHERE plan_id = %(plan_id)s;
+
+-- name: add_step
+-- Write a step that is ready, and offered to the bus by this transaction.
+INSERT INTO step (plan_id, number, agent, phase, state, round, brief, max_attempts, offered_at)
+VALUES (%(plan_id)s, %(number)s, %(agent)s, %(phase)s, 'ready', %(round)s, %(brief)s, %(max_attempts)s,
+        COALESCE(%(now)s::timestamptz, now()));
+
+-- name: step
+-- One step as it is.
+SELECT *
+  FROM step
+ WHERE plan_id = %(plan_id)s
+   AND number = %(number)s;
+
+-- name: steps
+-- All steps of a plan by number.
+SELECT *
+  FROM step
+ WHERE plan_id = %(plan_id)s
+ ORDER BY number;
+
+-- name: claim_step
+-- Give one step that is ready and due to one holder, or return no row.
+UPDATE step
+   SET state        = 'running',
+       attempt      = attempt + 1,
+       claim        = claim + 1,
+       holder       = %(holder)s,
+       leased_until = COALESCE(%(now)s::timestamptz, now()) + %(lease)s::interval,
+       run_after    = NULL
+ WHERE plan_id = %(plan_id)s
+   AND number = %(number)s
+   AND state = 'ready'
+   AND attempt < max_attempts
+   AND (run_after IS NULL OR run_after <= COALESCE(%(now)s::timestamptz, now()))
+RETURNING *;
+
+-- name: renew_step
+-- Extend the lease of a running step, if the claim is still the current one.
+UPDATE step
+   SET leased_until = COALESCE(%(now)s::timestamptz, now()) + %(lease)s::interval
+ WHERE plan_id = %(plan_id)s
+   AND number = %(number)s
+   AND state = 'running'
+   AND claim = %(claim)s
+RETURNING number;
+
+-- name: move_step
+-- Make one named move, if the step is where the move begins and the claim, where given, is the current one.
+UPDATE step
+   SET state        = %(after)s,
+       holder       = NULL,
+       leased_until = NULL,
+       attempt      = CASE WHEN %(reset_attempts)s THEN 0
+                           WHEN %(return_attempt)s THEN attempt - 1
+                           ELSE attempt
+                      END,
+       run_after    = COALESCE(%(now)s::timestamptz, now()) + %(delay)s::interval,
+       offered_at   = CASE WHEN %(after)s::text IN ('ready', 'succeeded', 'skipped')
+                           THEN COALESCE(%(now)s::timestamptz, now())
+                           ELSE offered_at
+                      END,
+       verdict      = COALESCE(%(verdict)s, verdict),
+       follow_ups   = COALESCE(%(follow_ups)s, follow_ups),
+       result       = COALESCE(%(result)s, result),
+       reason       = %(reason)s
+ WHERE plan_id = %(plan_id)s
+   AND number = %(number)s
+   AND state = ANY(%(before)s)
+   AND (%(claim)s::integer IS NULL OR claim = %(claim)s)
+RETURNING number;
+
+-- name: mark_settled
+-- Say that what follows a finished step has been decided, or return no row if it had been before.
+UPDATE step
+   SET settled = true
+ WHERE plan_id = %(plan_id)s
+   AND number = %(number)s
+   AND state IN ('succeeded', 'skipped')
+   AND NOT settled
+RETURNING number;
+
+-- name: add_event
+-- Append an event under the number that the locked plan gives it.
+INSERT INTO event (plan_id, number, at, kind, body)
+VALUES (%(plan_id)s, %(number)s, COALESCE(%(now)s::timestamptz, now()), %(kind)s, %(body)s);
+
+-- name: events
+-- A plan's events by number, after one.
+SELECT plan_id::text, number, at, kind, body
+  FROM event
+ WHERE plan_id = %(plan_id)s
+   AND number > %(after)s
+ ORDER BY number
+ LIMIT %(limit)s;
+
+-- name: add_audit
+-- Append a sealed record to its chain.
+INSERT INTO audit (chain, number, kind, body, prev, mac, key_id)
+VALUES (%(chain)s, %(number)s, %(kind)s, %(body)s, %(prev)s, %(mac)s, %(key_id)s);
+
+-- name: audit
+-- A chain by number.
+SELECT chain::text, number, kind, body, prev, mac, key_id
+  FROM audit
+ WHERE chain = %(chain)s
+ ORDER BY number;
+
+-- name: send
+-- Leave a message for the relay.
+INSERT INTO outbox (topic, plan_id, step, put_at)
+VALUES (%(topic)s, %(plan_id)s, %(step)s, COALESCE(%(now)s::timestamptz, now()));
+
+-- name: take_outbox
+-- Remove the oldest messages; another relay takes others.
+  WITH oldest AS MATERIALIZED (
+           SELECT number
+             FROM outbox
+            ORDER BY number
+              FOR UPDATE SKIP LOCKED
+            LIMIT %(limit)s)
+DELETE FROM outbox AS o
+ USING oldest
+ WHERE o.number = oldest.number
+RETURNING o.number, o.topic, o.plan_id::text, o.step;
+
+-- name: add_fact
+-- Write a fact; its evidence must be stored for the same tenant.
+INSERT INTO fact (plan_id, step, number, tenant, quote, evidence, start_at, end_at, locator, title, heading,
+                  origin_sha256, question, score)
+SELECT plan_id, %(step)s, %(number)s, tenant, %(quote)s, %(evidence)s, %(start)s, %(end)s, %(locator)s, %(title)s,
+       %(heading)s, %(origin_sha256)s, %(question)s, %(score)s
+  FROM plan
+ WHERE plan_id = %(plan_id)s;
+
+-- name: facts
+-- A plan's facts by step and number.
+SELECT *
+  FROM fact
+ WHERE plan_id = %(plan_id)s
+ ORDER BY step, number;
+
+-- name: put_evidence
+-- Store a source once per tenant and digest.
+INSERT INTO evidence (tenant, sha256, text, locator, title, media_type, origin_sha256, stored_at)
+VALUES (%(tenant)s, %(sha256)s, %(text)s, %(locator)s, %(title)s, %(media_type)s, %(origin_sha256)s,
+        COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (tenant, sha256) DO NOTHING;
+
+-- name: evidence
+-- One stored source.
+SELECT sha256, text, locator, title, media_type, origin_sha256
+  FROM evidence
+ WHERE tenant = %(tenant)s
+   AND sha256 = %(sha256)s;
+
+-- name: put_report
+-- Store a plan's report; one that was written again after a replay replaces it.
+INSERT INTO report (plan_id, body, written_at)
+VALUES (%(plan_id)s, %(body)s, COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (plan_id) DO UPDATE
+   SET body       = excluded.body,
+       written_at = excluded.written_at;
+
+-- name: report
+-- A plan's report.
+SELECT body
+  FROM report
+ WHERE plan_id = %(plan_id)s;
+
+-- name: call
+-- One journalled call.
+SELECT *
+  FROM call
+ WHERE plan_id = %(plan_id)s
+   AND step = %(step)s
+   AND key = %(key)s
+   AND occurrence = %(occurrence)s;
+
+-- name: calls
+-- A plan's calls in the order in which they were first intended.
+SELECT *
+  FROM call
+ WHERE plan_id = %(plan_id)s
+ ORDER BY ordinal;
+
+-- name: put_call
+-- Intend a call, or intend it again under a newer claim; a call that is done stays done.
+INSERT INTO call (plan_id, step, key, occurrence, tool, semantics, state, claim, arguments, tokens, cost_uusd,
+                  intended_at)
+VALUES (%(plan_id)s, %(step)s, %(key)s, %(occurrence)s, %(tool)s, %(semantics)s, 'intended', %(claim)s,
+        %(arguments)s, %(tokens)s, %(cost_uusd)s, COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (plan_id, step, key, occurrence) DO UPDATE
+   SET state          = 'intended',
+       claim          = excluded.claim,
+       result         = NULL,
+       evidence       = NULL,
+       error          = NULL,
+       tokens         = excluded.tokens,
+       cost_uusd      = excluded.cost_uusd,
+       repeat_allowed = false,
+       intended_at    = excluded.intended_at,
+       finished_at    = NULL
+ WHERE call.state <> 'done';
+
+-- name: finish_call
+-- Record how an intended call ended, if this claim intended it.
+UPDATE call
+   SET state       = %(state)s,
+       result      = %(result)s,
+       evidence    = %(evidence)s,
+       error       = %(error)s,
+       tokens      = COALESCE(%(tokens)s, tokens),
+       cost_uusd   = COALESCE(%(cost_uusd)s, cost_uusd),
+       finished_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE plan_id = %(plan_id)s
+   AND step = %(step)s
+   AND key = %(key)s
+   AND occurrence = %(occurrence)s
+   AND state = 'intended'
+   AND claim = %(claim)s
+RETURNING key;
+
+-- name: orphan_calls
+-- Nobody knows what became of these calls.
+UPDATE call
+   SET state       = 'unknown',
+       finished_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE plan_id = %(plan_id)s
+   AND step = %(step)s
+   AND state = 'intended'
+RETURNING *;
+
+-- name: allow_repeat
+-- A human said that a step's unknown calls of one key may be made once more.
+UPDATE call
+   SET repeat_allowed = true
+ WHERE plan_id = %(plan_id)s
+   AND step = %(step)s
+   AND key = %(key)s
+   AND state = 'unknown';
+
+-- name: add_approval
+-- Ask for a human decision.
+INSERT INTO approval (approval_id, plan_id, step, category, roles, question, args_digest, requester, state, asked_at,
+                      expires_at)
+VALUES (%(approval_id)s, %(plan_id)s, %(step)s, %(category)s, %(roles)s, %(question)s, %(args_digest)s,
+        %(requester)s, 'pending', COALESCE(%(now)s::timestamptz, now()), %(expires_at)s);
+
+-- name: approval
+-- One approval.
+SELECT *
+  FROM approval
+ WHERE approval_id = %(approval_id)s;
+
+-- name: approvals
+-- Approvals, oldest first.
+SELECT *
+  FROM approval
+ WHERE (%(state)s::text IS NULL OR state = %(state)s)
+   AND (%(plan_id)s::uuid IS NULL OR plan_id = %(plan_id)s)
+ ORDER BY asked_at, approval_id;
+
+-- name: decide
+-- Decide a pending approval once; a human must do it before it expires.
+UPDATE approval
+   SET state      = %(state)s,
+       decided_by = %(by)s,
+       comment    = %(comment)s,
+       decided_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE approval_id = %(approval_id)s
+   AND state = 'pending'
+   AND (expires_at > COALESCE(%(now)s::timestamptz, now()) OR %(state)s::text IN ('expired', 'cancelled'))
+RETURNING approval_id;
+
+-- name: add_dead_letter
+-- List what was given up on.
+INSERT INTO dead_letter (letter_id, plan_id, step, reason, detail, attempts, state, at)
+VALUES (%(letter_id)s, %(plan_id)s, %(step)s, %(reason)s, %(detail)s, %(attempts)s, 'open', %(at)s);
+
+-- name: dead_letter
+-- One dead letter.
+SELECT *
+  FROM dead_letter
+ WHERE letter_id = %(letter_id)s;
+
+-- name: dead_letters
+-- Dead letters, newest first.
+SELECT *
+  FROM dead_letter
+ WHERE (%(state)s::text IS NULL OR state = %(state)s)
+   AND (%(plan_id)s::uuid IS NULL OR plan_id = %(plan_id)s)
+ ORDER BY at DESC, letter_id;
+
+-- name: close_dead_letter
+-- Mark an open letter as retried or discarded.
+UPDATE dead_letter
+   SET state     = %(state)s,
+       closed_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE letter_id = %(letter_id)s
+   AND state = 'open'
+RETURNING letter_id;
+
+-- name: due
+-- Retrying steps whose time has come, or whose plan's time is up.
+SELECT s.plan_id::text, s.number
+  FROM step AS s
+  JOIN plan AS p USING (plan_id)
+ WHERE s.state = 'retrying'
+   AND p.state IN ('queued', 'running', 'waiting_approval')
+   AND LEAST(s.run_after, p.deadline) <= COALESCE(%(now)s::timestamptz, now())
+ ORDER BY s.run_after
+ LIMIT %(limit)s;
+
+-- name: lapsed
+-- Running steps whose lease has ended, or whose holder no longer has its lock: a dead worker shows at once.
+SELECT s.plan_id::text, s.number
+  FROM step AS s
+ WHERE s.state = 'running'
+   AND (%(plan_id)s::uuid IS NULL OR (s.plan_id = %(plan_id)s AND s.number = %(number)s))
+   AND (s.leased_until <= COALESCE(%(now)s::timestamptz, now())
+        OR NOT EXISTS (SELECT
+                         FROM pg_locks AS l
+                        WHERE l.locktype = 'advisory'
+                          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                          AND l.classid = %(alive_class)s::bigint::oid
+                          AND l.objid = s.holder::bigint::oid
+                          AND l.objsubid = 2
+                          AND l.granted))
+ ORDER BY s.leased_until
+ LIMIT %(limit)s;
+
+-- name: unheard
+-- Steps that are ready or unsettled and that nobody answered for, marked as offered again.
+  WITH waiting AS MATERIALIZED (
+           SELECT s.plan_id, s.number
+             FROM step AS s
+             JOIN plan AS p USING (plan_id)
+            WHERE p.state IN ('queued', 'running', 'waiting_approval')
+              AND (s.state = 'ready' OR (s.state IN ('succeeded', 'skipped') AND NOT s.settled))
+              AND (s.run_after IS NULL OR s.run_after <= COALESCE(%(now)s::timestamptz, now()))
+              AND (s.offered_at <= COALESCE(%(now)s::timestamptz, now()) - %(older_than)s::interval
+                   OR s.offered_at < s.run_after)
+            ORDER BY s.offered_at
+              FOR UPDATE OF s SKIP LOCKED
+            LIMIT %(limit)s)
+UPDATE step AS s
+   SET offered_at = COALESCE(%(now)s::timestamptz, now())
+  FROM waiting
+ WHERE s.plan_id = waiting.plan_id
+   AND s.number = waiting.number
+RETURNING s.plan_id::text, s.number, s.state;
+
+-- name: expired_approvals
+-- Pending approvals past their expiry.
+SELECT *
+  FROM approval
+ WHERE state = 'pending'
+   AND expires_at <= COALESCE(%(now)s::timestamptz, now())
+ ORDER BY expires_at
+ LIMIT %(limit)s;
+
+-- name: next_worker
+-- A number for a worker to hold as its lock.
+SELECT nextval('worker_number') AS holder;
+
+-- name: hold_alive
+-- Prove to be alive for as long as this session lasts.
+SELECT pg_try_advisory_lock(%(alive_class)s::integer, %(holder)s::integer) AS held;

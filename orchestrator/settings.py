@@ -1,0 +1,92 @@
+"""The settings: one frozen value, read once, from the file that lists them all and from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator import house
+from orchestrator.domain.errors import Misconfigured
+
+PREFIX = "ORCHESTRATOR_"
+
+
+class Settings(BaseModel):
+    """Every setting; `configs/settings.yaml` says what each is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    data_dir: str
+    database_url: str
+    audit_key_file: str
+    broker_url: str
+    lease_s: float = Field(gt=0, le=3600)
+    max_attempts: int = Field(ge=1, le=100)
+    backoff_base_s: float = Field(ge=0)
+    backoff_cap_s: float = Field(ge=0)
+    unheard_after_s: float = Field(gt=0)
+    sweep_every_s: float = Field(gt=0)
+    concurrency: int = Field(ge=1, le=256)
+    approval_ttl_days: float = Field(gt=0)
+    step_timeout_s: float = Field(gt=0)
+    documents_roots: str
+    model_base_url: str
+    model_name: str
+    model_key_env: str
+    model_input_uusd_per_1k: int = Field(ge=0)
+    model_output_uusd_per_1k: int = Field(ge=0)
+    log_level: Literal["debug", "info", "warning", "error"]
+
+    @property
+    def data(self) -> Path:
+        """The folder of embedded mode."""
+        return (
+            Path(self.data_dir).expanduser() if self.data_dir else platformdirs.user_data_path("orchestrator")
+        )
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders of documents that tools may read."""
+        return tuple(Path(p).expanduser() for p in self.documents_roots.split(os.pathsep) if p)
+
+
+def load(
+    *, environment: Mapping[str, str] | None = None, file: Path | None = None, **overrides: object
+) -> Settings:
+    """Return the settings: the file's, then the environment's, then the overrides that are not `None`.
+
+    Raises `Misconfigured` naming the key, for one that is unknown or a value that does not fit.
+    """
+    environment = os.environ if environment is None else environment
+    path = file or house.path("configs/settings.yaml")
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise Misconfigured(f"The settings in {path.name} cannot be read: {error}") from error
+    values |= _from_environment(environment)
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Misconfigured(
+            f"Setting {key!r}: {first['msg']}. See configs/settings.yaml for what it takes."
+        ) from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> Mapping[str, str]:
+    known = Settings.model_fields
+    found = {
+        key.removeprefix(PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.startswith(PREFIX)
+    }
+    # other programs' variables may share the prefix (such as the model's key); only known settings are taken
+    return {key: value for key, value in found.items() if key in known}

@@ -1,0 +1,731 @@
+"""Keeps the truth in Postgres. Says nothing about what may happen; only writes what a guard still allows.
+
+A transaction gathers what it adds to its locked plan (events, audit records, messages, counters) and writes that
+once, before it reads the plan again or commits: one row version of the plan, however much was written about it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import Connection, Cursor
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from orchestrator.domain.budget import Budget, Spent
+from orchestrator.domain.errors import Unavailable
+from orchestrator.domain.lifecycle import PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
+from orchestrator.domain.plan import (
+    Agent,
+    Approval,
+    ApprovalState,
+    AuditRecord,
+    Call,
+    CallState,
+    DeadLetter,
+    Event,
+    Evidence,
+    Fact,
+    Json,
+    NewStep,
+    Plan,
+    PlanState,
+    Request,
+    Semantics,
+    Step,
+    StepRef,
+    StepState,
+    canonical,
+)
+from orchestrator.messages import Message, Topic
+from orchestrator.queries import queries
+
+ALIVE_CLASS = 0x6F726368
+"""The first key of the advisory locks by which workers prove to be alive."""
+
+
+class PgStore:
+    """A store on one Postgres database; safe to share between threads."""
+
+    def __init__(self, dsn: str, *, size: int = 8, now: Callable[[], datetime] | None = None) -> None:
+        self._dsn = dsn
+        self._now = now
+        self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
+            dsn,
+            min_size=0,
+            max_size=size,
+            timeout=10,
+            open=True,
+            check=ConnectionPool.check_connection,
+            connection_class=Connection[DictRow],
+            kwargs={"row_factory": dict_row, "autocommit": False},
+            configure=_in_utc,
+        )
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._pool.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[PgTx]:
+        """Begin a transaction; commit at the end of the block, roll back when it raises.
+
+        Raises `Unavailable` when the database cannot be reached or went away.
+        """
+        try:
+            with self._pool.connection() as connection, connection.transaction():
+                tx = PgTx(connection, self._now() if self._now else None)
+                yield tx
+                tx.flush()
+        except PoolTimeout as error:
+            raise Unavailable(f"Postgres gave no connection within 10 s: {error}") from error
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise Unavailable(f"Postgres does not answer: {error}") from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise Unavailable("Postgres is read-only at present; nothing was written.") from error
+
+
+class Alive:
+    """A worker's number, held as a lock by a session of its own: when the process dies, Postgres lets go of it.
+
+    Whoever looks for dropped steps sees the lock gone at once. A worker that is silent but not dead is met by its
+    lease. After a lost connection `renew` takes the lock again under the same number.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._lock = threading.Lock()
+        try:
+            self._connection = self._connect()
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"Postgres does not answer: {error}") from error
+        with self._connection.cursor() as cursor:
+            self.holder = int(_one(cursor.execute(queries()["next_worker"]))["holder"])
+        self._hold()
+
+    def _connect(self) -> Connection[DictRow]:
+        return psycopg.connect(self._dsn, autocommit=True, row_factory=dict_row)
+
+    def _hold(self) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(queries()["hold_alive"], {"alive_class": ALIVE_CLASS, "holder": self.holder})
+            if not _one(cursor)["held"]:
+                self._connection.close()  # so that the next `renew` tries again, and does not take silence for success
+                raise Unavailable(
+                    f"Worker number {self.holder} is held by another session; start the worker again."
+                )
+
+    def renew(self) -> None:
+        """Make sure that the lock is still held; take it again after a lost connection."""
+        with self._lock:
+            try:
+                self._connection.execute("SELECT 1")
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self._connection.close()
+                try:
+                    self._connection = self._connect()
+                    self._hold()
+                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    raise Unavailable(f"Postgres does not answer: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the number."""
+        with self._lock:
+            self._connection.close()
+
+
+class PgTx:
+    """One transaction on Postgres."""
+
+    def __init__(self, connection: Connection[DictRow], now: datetime | None) -> None:
+        self._connection = connection
+        self._cursor: Cursor[DictRow] = connection.cursor()
+        self._fixed_now = now
+        self._known_now = now
+        self._desk: _Pending | None = None
+        self._messages: list[Message] = []
+        self._event_count = 0
+        self._step_count = 0
+
+    # the clock and the pen
+
+    def now(self) -> datetime:
+        if self._known_now is None:
+            self._known_now = _one(self._run("read_clock"))["now"]
+        assert self._known_now is not None  # noqa: S101 - read a line above
+        return self._known_now
+
+    def _run(self, name: str, **values: object) -> Cursor[DictRow]:
+        return self._cursor.execute(queries()[name], {"now": self._fixed_now, **values})
+
+    def _hit(self, name: str, **values: object) -> bool:
+        return self._run(name, **values).fetchone() is not None
+
+    def _pending(self, plan_id: str) -> _Pending:
+        if self._desk is None or self._desk.plan_id != plan_id:
+            self.flush()
+            self._desk = _Pending(plan_id)
+        return self._desk
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        desk, self._desk = self._desk, None
+        if desk is not None:
+            if desk.touched:
+                self._run("write_counters", plan_id=desk.plan_id, **desk.counters())
+            self._many("add_event", desk.events)
+            self._many("add_audit", desk.audits)
+        messages, self._messages = self._messages, []
+        self._many(
+            "send", [{"topic": m.topic, "plan_id": m.ref.plan_id, "step": m.ref.number} for m in messages]
+        )
+
+    def _many(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        if len(rows) == 1:
+            self._run(name, **rows[0])
+        elif rows:
+            self._cursor.executemany(queries()[name], [{"now": self._fixed_now, **row} for row in rows])
+
+    # plans
+
+    def add_plan(self, plan_id: str, asked: Request, deadline: datetime) -> bool:
+        return self._hit(
+            "add_plan",
+            plan_id=plan_id,
+            tenant=asked.tenant,
+            goal=asked.goal,
+            depth=asked.depth,
+            requester=asked.requester,
+            sources=_json(asked.sources),
+            metadata=_json(asked.metadata),
+            priority=asked.priority,
+            key=asked.key,
+            fingerprint=asked.fingerprint(),
+            budget_steps=asked.budget.steps,
+            budget_calls=asked.budget.calls,
+            budget_tokens=asked.budget.tokens,
+            budget_uusd=asked.budget.cost_uusd,
+            budget_s=asked.budget.seconds,
+            deadline=deadline,
+        )
+
+    def plan_of_key(self, tenant: str, key: str) -> tuple[str, str] | None:
+        row = self._run("plan_of_key", tenant=tenant, key=key).fetchone()
+        return (row["plan_id"], row["fingerprint"]) if row else None
+
+    def lock_plan(self, plan_id: str) -> Plan | None:
+        self.flush()
+        row = self._run("lock_plan", plan_id=plan_id).fetchone()
+        if row is None:
+            return None
+        self._known_now = row["now"]
+        self._event_count, self._step_count = row["event_count"], row["step_count"]
+        return _plan(row)
+
+    def plan(self, plan_id: str) -> Plan | None:
+        self.flush()
+        row = self._run("plan", plan_id=plan_id).fetchone()
+        return _plan(row) if row else None
+
+    def plans(
+        self, *, tenant: str | None = None, state: str | None = None, limit: int = 50
+    ) -> Sequence[Plan]:
+        return [_plan(row) for row in self._run("plans", tenant=tenant, state=state, limit=limit)]
+
+    def move_plan(
+        self, plan_id: str, move: PlanMove, *, reason: str | None = None, partial: bool | None = None
+    ) -> bool:
+        before, after = PLAN_MOVES[move]
+        return self._hit(
+            "move_plan",
+            plan_id=plan_id,
+            before=sorted(before),
+            after=after,
+            reason=reason,
+            partial=partial,
+            ended=after in PLAN_ENDS,
+        )
+
+    def mark_partial(self, plan_id: str) -> None:
+        self._pending(plan_id).partial = True
+
+    def spend(self, plan_id: str, delta: Spent) -> None:
+        pending = self._pending(plan_id)
+        pending.spent = pending.spent.plus(delta)
+
+    # steps
+
+    def add_steps(self, plan_id: str, steps: Sequence[NewStep], *, max_attempts: int) -> Sequence[Step]:
+        made = [
+            Step(
+                plan_id,
+                self._step_count + i,  # of the plan that this transaction has locked
+                s.agent,
+                StepState.READY,
+                s.round,
+                s.brief,
+                max_attempts=max_attempts,
+                offered_at=self.now(),
+            )
+            for i, s in enumerate(steps, start=1)
+        ]
+        rows = [
+            {
+                "plan_id": plan_id,
+                "number": s.number,
+                "agent": s.agent,
+                "phase": s.phase,
+                "round": s.round,
+                "brief": _json(s.brief),
+                "max_attempts": max_attempts,
+            }
+            for s in made
+        ]
+        self._many("add_step", rows)
+        self._step_count += len(made)
+        pending = self._pending(plan_id)
+        pending.steps += len(made)
+        pending.spent = pending.spent.plus(Spent(steps=len(made)))
+        return made
+
+    def step(self, ref: StepRef) -> Step | None:
+        row = self._run("step", plan_id=ref.plan_id, number=ref.number).fetchone()
+        return _step(row) if row else None
+
+    def steps(self, plan_id: str) -> Sequence[Step]:
+        return [_step(row) for row in self._run("steps", plan_id=plan_id)]
+
+    def claim_step(self, ref: StepRef, *, holder: int, lease: timedelta) -> Step | None:
+        row = self._run(
+            "claim_step", plan_id=ref.plan_id, number=ref.number, holder=holder, lease=lease
+        ).fetchone()
+        return _step(row) if row else None
+
+    def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
+        return self._hit("renew_step", plan_id=ref.plan_id, number=ref.number, claim=claim, lease=lease)
+
+    def move_step(
+        self,
+        ref: StepRef,
+        move: StepMove,
+        *,
+        claim: int | None = None,
+        delay: timedelta | None = None,
+        return_attempt: bool = False,
+        reset_attempts: bool = False,
+        verdict: str | None = None,
+        follow_ups: Sequence[Mapping[str, Json]] | None = None,
+        result: Mapping[str, Json] | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        before, after = STEP_MOVES[move]
+        return self._hit(
+            "move_step",
+            plan_id=ref.plan_id,
+            number=ref.number,
+            before=sorted(before),
+            after=after,
+            claim=claim,
+            delay=delay,
+            return_attempt=return_attempt,
+            reset_attempts=reset_attempts,
+            verdict=verdict,
+            follow_ups=None if follow_ups is None else _json(list(follow_ups)),
+            result=None if result is None else _json(result),
+            reason=reason,
+        )
+
+    def mark_settled(self, ref: StepRef) -> bool:
+        return self._hit("mark_settled", plan_id=ref.plan_id, number=ref.number)
+
+    # what a step leaves behind
+
+    def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:
+        pending = self._pending(plan_id)
+        # numbers are given by the plan's row, which this transaction holds
+        self._event_count += 1
+        pending.events.append(
+            {"plan_id": plan_id, "number": self._event_count, "kind": kind, "body": _json(body)}
+        )
+
+    def events(self, plan_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        self.flush()
+        return [Event(**row) for row in self._run("events", plan_id=plan_id, after=after, limit=limit)]
+
+    def add_audit(self, record: AuditRecord) -> None:
+        pending = self._pending(record.chain)
+        pending.audits.append(
+            {
+                "chain": record.chain,
+                "number": record.number,
+                "kind": record.kind,
+                "body": record.body,
+                "prev": record.prev,
+                "mac": record.mac,
+                "key_id": record.key_id,
+            }
+        )
+        pending.head = record.mac
+
+    def audit(self, chain: str) -> Sequence[AuditRecord]:
+        self.flush()
+        return [AuditRecord(**row) for row in self._run("audit", chain=chain)]
+
+    def send(self, messages: Iterable[Message]) -> None:
+        self._messages.extend(messages)
+
+    def add_facts(self, plan_id: str, facts: Sequence[Fact]) -> None:
+        rows = [
+            {
+                "plan_id": plan_id,
+                "step": f.step,
+                "number": f.number,
+                "quote": f.quote,
+                "evidence": f.evidence,
+                "start": f.start,
+                "end": f.end,
+                "locator": f.locator,
+                "title": f.title,
+                "heading": list(f.heading),
+                "origin_sha256": f.origin_sha256,
+                "question": f.question,
+                "score": f.score,
+            }
+            for f in facts
+        ]
+        self._many("add_fact", rows)
+
+    def facts(self, plan_id: str) -> Sequence[Fact]:
+        return [_fact(row) for row in self._run("facts", plan_id=plan_id)]
+
+    def put_evidence(self, tenant: str, evidence: Evidence) -> None:
+        self._run(
+            "put_evidence",
+            tenant=tenant,
+            sha256=evidence.sha256,
+            text=evidence.text,
+            locator=evidence.locator,
+            title=evidence.title,
+            media_type=evidence.media_type,
+            origin_sha256=evidence.origin_sha256,
+        )
+
+    def evidence(self, tenant: str, sha256: str) -> Evidence | None:
+        row = self._run("evidence", tenant=tenant, sha256=sha256).fetchone()
+        return Evidence(**row) if row else None
+
+    def put_report(self, plan_id: str, report: Mapping[str, Json]) -> None:
+        self._run("put_report", plan_id=plan_id, body=_json(report))
+
+    def report(self, plan_id: str) -> Mapping[str, Json] | None:
+        row = self._run("report", plan_id=plan_id).fetchone()
+        return row["body"] if row else None
+
+    # the journal
+
+    def call(self, ref: StepRef, key: str, occurrence: int) -> Call | None:
+        row = self._run(
+            "call", plan_id=ref.plan_id, step=ref.number, key=key, occurrence=occurrence
+        ).fetchone()
+        return _call(row) if row else None
+
+    def calls(self, plan_id: str) -> Sequence[Call]:
+        return [_call(row) for row in self._run("calls", plan_id=plan_id)]
+
+    def put_call(self, call: Call) -> None:
+        self._run(
+            "put_call",
+            plan_id=call.plan_id,
+            step=call.step,
+            key=call.key,
+            occurrence=call.occurrence,
+            tool=call.tool,
+            semantics=call.semantics,
+            claim=call.claim,
+            arguments=_json(call.arguments),
+            tokens=call.reserved.tokens,
+            cost_uusd=call.reserved.cost_uusd,
+        )
+
+    def finish_call(
+        self,
+        ref: StepRef,
+        key: str,
+        occurrence: int,
+        *,
+        claim: int,
+        state: CallState,
+        result: Json = None,
+        evidence: str | None = None,
+        error: str | None = None,
+        spent: Spent | None = None,
+    ) -> bool:
+        return self._hit(
+            "finish_call",
+            plan_id=ref.plan_id,
+            step=ref.number,
+            key=key,
+            occurrence=occurrence,
+            claim=claim,
+            state=state,
+            result=_json(result),
+            evidence=evidence,
+            error=error,
+            tokens=spent.tokens if spent else None,
+            cost_uusd=spent.cost_uusd if spent else None,
+        )
+
+    def orphan_calls(self, ref: StepRef) -> Sequence[Call]:
+        return [_call(row) for row in self._run("orphan_calls", plan_id=ref.plan_id, step=ref.number)]
+
+    def allow_repeat(self, ref: StepRef, key: str) -> None:
+        self._run("allow_repeat", plan_id=ref.plan_id, step=ref.number, key=key)
+
+    # people
+
+    def add_approval(self, approval: Approval) -> None:
+        self._run(
+            "add_approval",
+            approval_id=approval.approval_id,
+            plan_id=approval.plan_id,
+            step=approval.step,
+            category=approval.category,
+            roles=list(approval.roles),
+            question=approval.question,
+            args_digest=approval.args_digest,
+            requester=approval.requester,
+            expires_at=approval.expires_at,
+        )
+
+    def approval(self, approval_id: str) -> Approval | None:
+        row = self._run("approval", approval_id=approval_id).fetchone()
+        return _approval(row) if row else None
+
+    def approvals(
+        self, *, state: ApprovalState | None = None, plan_id: str | None = None
+    ) -> Sequence[Approval]:
+        return [_approval(row) for row in self._run("approvals", state=state, plan_id=plan_id)]
+
+    def decide(self, approval_id: str, state: ApprovalState, *, by: str, comment: str) -> bool:
+        return self._hit("decide", approval_id=approval_id, state=state, by=by, comment=comment)
+
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        self._run(
+            "add_dead_letter",
+            letter_id=letter.letter_id,
+            plan_id=letter.plan_id,
+            step=letter.step,
+            reason=letter.reason,
+            detail=letter.detail,
+            attempts=letter.attempts,
+            at=letter.at,
+        )
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        row = self._run("dead_letter", letter_id=letter_id).fetchone()
+        return _dead_letter(row) if row else None
+
+    def dead_letters(self, *, state: str | None = "open", plan_id: str | None = None) -> Sequence[DeadLetter]:
+        return [_dead_letter(row) for row in self._run("dead_letters", state=state, plan_id=plan_id)]
+
+    def close_dead_letter(self, letter_id: str, state: str) -> bool:
+        return self._hit("close_dead_letter", letter_id=letter_id, state=state)
+
+    # what the sweeper looks for
+
+    def due(self, limit: int) -> Sequence[StepRef]:
+        return [StepRef(row["plan_id"], row["number"]) for row in self._run("due", limit=limit)]
+
+    def lapsed(self, limit: int, *, of: StepRef | None = None) -> Sequence[StepRef]:
+        one = {"plan_id": of.plan_id if of else None, "number": of.number if of else None}
+        rows = self._run("lapsed", limit=limit, alive_class=ALIVE_CLASS, **one)
+        return [StepRef(row["plan_id"], row["number"]) for row in rows]
+
+    def unheard(self, older_than: timedelta, limit: int) -> Sequence[Message]:
+        rows = self._run("unheard", older_than=older_than, limit=limit).fetchall()
+        topics = [Topic.STEPS if row["state"] == StepState.READY else Topic.COMPLETIONS for row in rows]
+        return [
+            Message(t, StepRef(row["plan_id"], row["number"])) for t, row in zip(topics, rows, strict=True)
+        ]
+
+    def expired_approvals(self, limit: int) -> Sequence[Approval]:
+        return [_approval(row) for row in self._run("expired_approvals", limit=limit)]
+
+    # the relay
+
+    def take_outbox(self, limit: int) -> Sequence[Message]:
+        rows = sorted(self._run("take_outbox", limit=limit).fetchall(), key=lambda row: int(row["number"]))
+        return [Message(Topic(row["topic"]), StepRef(row["plan_id"], row["step"])) for row in rows]
+
+
+class _Pending:
+    """What a transaction has added to one plan and not written yet."""
+
+    def __init__(self, plan_id: str) -> None:
+        self.plan_id = plan_id
+        self.events: list[Mapping[str, object]] = []
+        self.audits: list[Mapping[str, object]] = []
+        self.steps = 0
+        self.spent = Spent()
+        self.partial = False
+        self.head: bytes | None = None
+
+    @property
+    def touched(self) -> bool:
+        return bool(self.events or self.audits or self.steps or self.partial or self.spent != Spent())
+
+    def counters(self) -> Mapping[str, object]:
+        return {
+            "steps": self.steps,
+            "events": len(self.events),
+            "audits": len(self.audits),
+            "head": self.head,
+            "partial": self.partial,
+            "spent_steps": self.spent.steps,
+            "spent_calls": self.spent.calls,
+            "spent_tokens": self.spent.tokens,
+            "spent_uusd": self.spent.cost_uusd,
+        }
+
+
+def _in_utc(connection: Connection[DictRow]) -> None:
+    """Let a session give times in UTC, whatever the database or the role is set to."""
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+def _json(value: object) -> Jsonb:
+    return Jsonb(value, dumps=lambda v: canonical(v).decode())
+
+
+def _one(cursor: Cursor[DictRow]) -> DictRow:
+    row = cursor.fetchone()
+    if row is None:
+        raise Unavailable("Postgres answered without the row that was asked for.")
+    return row
+
+
+def _plan(row: Mapping[str, Any]) -> Plan:
+    return Plan(
+        plan_id=str(row["plan_id"]),
+        tenant=row["tenant"],
+        goal=row["goal"],
+        depth=row["depth"],
+        state=PlanState(row["state"]),
+        requester=row["requester"],
+        budget=Budget(
+            row["budget_steps"],
+            row["budget_calls"],
+            row["budget_tokens"],
+            row["budget_uusd"],
+            row["budget_s"],
+        ),
+        spent=Spent(row["spent_steps"], row["spent_calls"], row["spent_tokens"], row["spent_uusd"]),
+        created_at=row["created_at"],
+        deadline=row["deadline"],
+        partial=row["partial"],
+        reason=row["reason"],
+        sources=row["sources"],
+        metadata=row["metadata"],
+        priority=row["priority"],
+        step_count=row["step_count"],
+        event_count=row["event_count"],
+        audit_count=row["audit_count"],
+        audit_head=bytes(row["audit_head"]),
+        finished_at=row["finished_at"],
+    )
+
+
+def _step(row: Mapping[str, Any]) -> Step:
+    return Step(
+        plan_id=str(row["plan_id"]),
+        number=row["number"],
+        agent=Agent(row["agent"]),
+        state=StepState(row["state"]),
+        round=row["round"],
+        brief=row["brief"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        claim=row["claim"],
+        holder=row["holder"],
+        leased_until=row["leased_until"],
+        run_after=row["run_after"],
+        offered_at=row["offered_at"],
+        verdict=row["verdict"],
+        follow_ups=tuple(row["follow_ups"]),
+        result=row["result"],
+        reason=row["reason"],
+        settled=row["settled"],
+    )
+
+
+def _fact(row: Mapping[str, Any]) -> Fact:
+    return Fact(
+        step=row["step"],
+        number=row["number"],
+        quote=row["quote"],
+        evidence=row["evidence"],
+        start=row["start_at"],
+        end=row["end_at"],
+        locator=row["locator"],
+        title=row["title"],
+        heading=tuple(row["heading"]),
+        origin_sha256=row["origin_sha256"],
+        question=row["question"],
+        score=row["score"],
+    )
+
+
+def _call(row: Mapping[str, Any]) -> Call:
+    return Call(
+        plan_id=str(row["plan_id"]),
+        step=row["step"],
+        key=row["key"],
+        occurrence=row["occurrence"],
+        tool=row["tool"],
+        semantics=Semantics(row["semantics"]),
+        state=CallState(row["state"]),
+        claim=row["claim"],
+        arguments=row["arguments"],
+        result=row["result"],
+        evidence=row["evidence"],
+        error=row["error"],
+        reserved=Spent(calls=1, tokens=row["tokens"], cost_uusd=row["cost_uusd"]),
+        repeat_allowed=row["repeat_allowed"],
+    )
+
+
+def _approval(row: Mapping[str, Any]) -> Approval:
+    return Approval(
+        approval_id=str(row["approval_id"]),
+        plan_id=str(row["plan_id"]),
+        step=row["step"],
+        category=row["category"],
+        roles=tuple(row["roles"]),
+        question=row["question"],
+        args_digest=row["args_digest"],
+        requester=row["requester"],
+        state=ApprovalState(row["state"]),
+        expires_at=row["expires_at"],
+        decided_by=row["decided_by"],
+        comment=row["comment"],
+    )
+
+
+def _dead_letter(row: Mapping[str, Any]) -> DeadLetter:
+    return DeadLetter(
+        letter_id=str(row["letter_id"]),
+        plan_id=str(row["plan_id"]) if row["plan_id"] else None,
+        step=row["step"],
+        reason=row["reason"],
+        detail=row["detail"],
+        at=row["at"],
+        attempts=row["attempts"],
+        state=row["state"],
+    )

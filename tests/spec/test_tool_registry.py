@@ -1,0 +1,211 @@
+"""The tool registry: what loads, what is refused, and that the stock one fits the stock profiles and the policy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agents import profiles
+from workers.gate.policy import EmbeddedEnforcer, Question
+from workers.toolhost import registry
+from workers.toolhost.registry import RegistryError
+
+ROOT = Path(__file__).parents[2]
+STOCK = ROOT / "configs" / "tool_registry.yaml"
+VALID = """
+items:
+  look:
+    keywords: [look, see]
+    server: eyes
+    fallbacks: [listen]
+    capability: documents.read
+    semantics: idempotent
+    timeout_s: 2.5
+  listen:
+    server: ears
+    capability: network.egress
+    semantics: at_most_once
+    timeout_s: 30
+    cost_uusd: 1500
+servers:
+  eyes: {builtin: documents}
+  ears:
+    command: [listener, --quietly]
+    env: [PATH, LISTENER_HOME]
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "tools.yaml"
+    path.write_text(text, encoding="utf-8")
+    return registry.load(path)
+
+
+class TestARegistry:
+    def test_is_loaded_with_everything_its_file_says(self, tmp_path):
+        loaded = load(tmp_path, VALID)
+
+        assert loaded.tools == {
+            "look": registry.ToolSpec(
+                name="look",
+                server="eyes",
+                capability="documents.read",
+                semantics="idempotent",
+                timeout_s=2.5,
+                cost_uusd=0,
+                keywords=("look", "see"),
+                fallbacks=("listen",),
+            ),
+            "listen": registry.ToolSpec(
+                name="listen",
+                server="ears",
+                capability="network.egress",
+                semantics="at_most_once",
+                timeout_s=30,
+                cost_uusd=1500,
+                keywords=(),
+                fallbacks=(),
+            ),
+        }
+        assert loaded.servers == {
+            "eyes": registry.ServerSpec("eyes", "documents", (), ()),
+            "ears": registry.ServerSpec("ears", None, ("listener", "--quietly"), ("PATH", "LISTENER_HOME")),
+        }
+
+    def test_knows_the_tools_of_a_server(self, tmp_path):
+        loaded = load(tmp_path, VALID)
+
+        assert [tool.name for tool in loaded.of("ears")] == ["listen"]
+        assert loaded.of("nobody") == ()
+
+    def test_cannot_be_changed_once_loaded(self, tmp_path):
+        loaded = load(tmp_path, VALID)
+
+        with pytest.raises(TypeError):
+            loaded.tools["look"] = loaded.tools["listen"]
+
+
+class TestAMistake:
+    @pytest.mark.parametrize(
+        ("part", "replaced_by", "says"),
+        [
+            ("keywords:", "keyword:", "the key 'items.look.keyword' is not known"),
+            ("\nservers:", "\nversion: 1\nservers:", "the key 'version' is not known"),
+            ("server: eyes", "server: nose", "the server 'nose', which is not in servers"),
+            ("[listen]", "[smell]", "the fallback 'smell', which is not in items"),
+            ("[listen]", "[look]", "names itself as a fallback"),
+            (
+                "capability: documents.read",
+                "capability: documents.reed",
+                "'documents.reed' is not a known capability",
+            ),
+            ("    capability: documents.read\n", "", "the key 'items.look.capability' is missing"),
+            ("    semantics: idempotent\n", "", "the key 'items.look.semantics' is missing"),
+            ("semantics: idempotent", "semantics: twice", "the key 'items.look.semantics' is not valid"),
+            ("timeout_s: 2.5", "timeout_s: 0", "the key 'items.look.timeout_s' is not valid"),
+            ("timeout_s: 2.5", "timeout_s: .inf", "the key 'items.look.timeout_s' is not valid"),
+            ("timeout_s: 2.5", "timeout_s: '2.5'", "the key 'items.look.timeout_s' is not valid"),
+            ("timeout_s: 2.5", "timeout_s: true", "the key 'items.look.timeout_s' is not valid"),
+            ("cost_uusd: 1500", "cost_uusd: 0.0015", "the key 'items.listen.cost_uusd' is not valid"),
+            ("cost_uusd: 1500", "cost_uusd: -1", "the key 'items.listen.cost_uusd' is not valid"),
+            ("cost_uusd: 1500", "cost_uusd: false", "the key 'items.listen.cost_uusd' is not valid"),
+            ("{builtin: documents}", "{builtin: anything}", "the key 'servers.eyes.builtin' is not valid"),
+            ("{builtin: documents}", "{}", "the key 'servers.eyes' is not valid: a server is either"),
+            ("{builtin: documents}", "{builtin: documents, command: [x]}", "a server is either"),
+            ("{builtin: documents}", "{builtin: documents, env: [PATH]}", "only a command has an env"),
+            ("[listener, --quietly]", "[]", "the key 'servers.ears.command' is not valid"),
+            ("[listener, --quietly]", "listener --quietly", "the key 'servers.ears.command' is not valid"),
+            (
+                "[PATH, LISTENER_HOME]",
+                "['PATH=/bin']",
+                "'PATH=/bin' is not the name of an environment variable",
+            ),
+            ("[PATH, LISTENER_HOME]", "['*']", "'*' is not the name of an environment variable"),
+            ("  look:\n", "  look at:\n", "'look at' is not a name"),
+            ("  listen:\n", "  look:\n", "the key 'look' is given twice"),
+            ("items:\n", "items: [\n", "not valid YAML"),
+        ],
+    )
+    def test_refuses_the_file_by_name_and_key(self, tmp_path, part, replaced_by, says):
+        assert part in VALID
+
+        with pytest.raises(RegistryError) as refused:
+            load(tmp_path, VALID.replace(part, replaced_by, 1))
+
+        message = str(refused.value)
+        assert "tools.yaml" in message
+        assert says in message
+        assert message.endswith(".")
+        assert "\n" not in message
+
+    @pytest.mark.parametrize("text", ["", "[]", "look", "items: {}\nservers: {}", "items:\nservers:\n"])
+    def test_a_file_without_tools_is_refused(self, tmp_path, text):
+        with pytest.raises(RegistryError, match=r"not valid: .*\.$"):
+            load(tmp_path, text)
+
+    def test_a_file_that_cannot_be_read_is_refused(self, tmp_path):
+        with pytest.raises(RegistryError, match="cannot be read"):
+            registry.load(tmp_path / "nowhere.yaml")
+        (tmp_path / "odd.yaml").write_bytes(b"items: \xff")
+        with pytest.raises(RegistryError, match="UTF-8"):
+            registry.load(tmp_path / "odd.yaml")
+
+
+class TestTheStockRegistry:
+    def test_offers_the_documents_and_the_model(self):
+        loaded = registry.load(STOCK)
+
+        offered = {
+            tool.name: (tool.server, tool.capability, tool.semantics, tool.timeout_s)
+            for tool in loaded.tools.values()
+        }
+        assert offered == {
+            "documents_index": ("documents", "documents.read", "idempotent", 300),
+            "documents_search": ("documents", "documents.read", "idempotent", 30),
+            "documents_fetch": ("documents", "documents.read", "idempotent", 30),
+            "model_complete": ("model", "model.invoke", "keyed", 120),
+        }
+        assert all(tool.cost_uusd == 0 for tool in loaded.tools.values())
+
+    def test_keeps_the_three_keys_that_every_registry_of_this_kind_has(self):
+        items = yaml.safe_load(STOCK.read_text(encoding="utf-8"))["items"]
+
+        assert all({"keywords", "server", "fallbacks"} <= set(item) for item in items.values())
+
+    def test_every_tool_can_be_called_by_the_profiles_that_need_it_and_by_no_other(self):
+        enforcer = EmbeddedEnforcer(ROOT / "policies")
+        loaded = profiles.load(ROOT / "agents")
+
+        allowed = {
+            (profile.name, tool.name)
+            for profile in loaded.values()
+            for tool in registry.load(STOCK).tools.values()
+            if enforcer.decide(asked(profile, tool)).allow
+        }
+
+        documents = {"documents_index", "documents_search", "documents_fetch"}
+        minds = loaded.keys() - {"synthesiser"}
+        assert allowed == {
+            *((name, "model_complete") for name in minds),
+            *((name, tool) for name in ("planner", "researcher") for tool in documents),
+        }
+
+
+def asked(profile, tool):
+    return Question(
+        agent=profile.name,
+        tool=tool.name,
+        server=tool.server,
+        held=profile.capabilities,
+        required=(tool.capability,),
+        approval_policy=profile.approval_policy,
+        run_mode="consumer",
+        tenant_id="acme",
+        plan_id="plan-1",
+        step=1,
+        attempt=1,
+        depth=2,
+        args_digest="sha256:" + "0" * 64,
+        trace_id="0" * 32,
+        profile_known=True,
+    )

@@ -1,0 +1,1 @@
+"""Acts: consumers, the executor, and the gate through which tools are reached."""

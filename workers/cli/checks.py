@@ -1,0 +1,230 @@
+"""Looks at everything this program needs; each check says how it is, and what to do if it is not well."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from agents import profiles
+from orchestrator import database, house
+from orchestrator.domain.errors import OrchestratorError
+from orchestrator.settings import Settings
+from workers.cli import config, doors, view
+from workers.cli.exits import FAILED, FINE, Ended
+from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
+from workers.toolhost import model, registry
+from workers.toolhost.documents import server as documents_server
+from workers.toolhost.host import ToolFailure, ToolHost
+
+OK: Final = "ok"
+WARN: Final = "warn"
+FAIL: Final = "fail"
+
+_LEAST_PYTHON: Final = (3, 11)
+_GB: Final = 1024**3
+_MB: Final = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: how it is, and what to do if it is not well."""
+
+    what: str
+    state: str
+    said: str
+    todo: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The same as JSON."""
+        return {"what": self.what, "state": self.state, "said": self.said, "todo": self.todo}
+
+
+def sound(found: Sequence[Check]) -> bool:
+    """Whether nothing failed."""
+    return all(check.state != FAIL for check in found)
+
+
+def put(found: Sequence[Check]) -> None:
+    """Print checks as a table."""
+    view.put_table(
+        ("what", "state", "found", "what to do"), [(c.what, c.state, c.said, c.todo) for c in found]
+    )
+
+
+def conclude(found: Sequence[Check]) -> None:
+    """End the program by how the checks went."""
+    failed = sum(check.state == FAIL for check in found)
+    warned = sum(check.state == WARN for check in found)
+    if failed:
+        view.tell(f"{view.many(failed, 'thing')} must be mended before this program can work.", "red")
+    elif warned:
+        view.tell(f"It works; {view.many(warned, 'thing')} could be better.", "yellow")
+    else:
+        view.tell("Everything is well.", "green")
+    raise Ended(FAILED if failed else FINE)
+
+
+def everything(chosen: Settings) -> Iterator[Check]:
+    """Look at everything, one thing after the other."""
+    yield _python()
+    yield from _folder(chosen)
+    yield from _database(chosen)
+    yield _key(chosen)
+    yield from files()
+    yield from _tools(chosen)
+    yield _full_text()
+    yield _model(chosen)
+    for sentence in config.strangers(os.environ, chosen):
+        yield Check("environment", WARN, sentence, "Correct its name, or unset it.")
+
+
+def files() -> list[Check]:
+    """Look at the files that decide what agents are and may do."""
+    return [
+        _loaded(
+            "profiles",
+            lambda: view.many(len(profiles.load(house.path("agents"))), "agent"),
+            profiles.ProfileError,
+        ),
+        _loaded(
+            "tools",
+            lambda: view.many(len(registry.load(house.path("configs/tool_registry.yaml")).tools), "tool"),
+            registry.RegistryError,
+        ),
+        _loaded(
+            "policies",
+            lambda: f"revision {EmbeddedEnforcer(house.path('policies')).revision}, its own tests hold",
+            PolicyLoadError,
+        ),
+    ]
+
+
+def _loaded(what: str, load: Callable[[], str], refused: type[Exception]) -> Check:
+    try:
+        return Check(what, OK, load())
+    except refused as error:
+        return Check(what, FAIL, view.one_line(error, 300), "Correct the file.")
+    except FileNotFoundError as error:
+        return Check(what, FAIL, str(error), "Install the program again.")
+
+
+def _python() -> Check:
+    have = platform.python_version()
+    if sys.version_info < _LEAST_PYTHON:
+        return Check("python", FAIL, have, "Use Python 3.11 or newer.")
+    return Check("python", OK, have)
+
+
+def _folder(chosen: Settings) -> Iterator[Check]:
+    folder = chosen.data
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        todo = "Name a folder that you may write to, with --data or ORCHESTRATOR_DATA_DIR."
+        yield Check("data folder", FAIL, f"{folder}: {error.strerror}", todo)
+        return
+    yield Check("data folder", OK, str(folder))
+    free = shutil.disk_usage(folder).free
+    state = OK if free > _GB else WARN if free > 100 * _MB else FAIL
+    yield Check("free space", state, f"{free / _GB:.1f} GB", "" if state == OK else "Make room on that disk.")
+
+
+def _database(chosen: Settings) -> Iterator[Check]:
+    which = "postgres" if chosen.database_url else "postgres (embedded)"
+    try:
+        with doors.opened(chosen) as core, psycopg.connect(core.dsn) as connection:
+            version = connection.info.server_version
+    except (OrchestratorError, psycopg.Error, OSError) as error:
+        todo = (
+            "Check ORCHESTRATOR_DATABASE_URL, and that the server runs."
+            if chosen.database_url
+            else "Look at its log, or name another --data."
+        )
+        yield Check(which, FAIL, view.one_line(error, 300), todo)
+        return
+    yield Check(which, OK, f"version {version // 10000}.{version % 10000}")
+    yield Check("schema", OK, f"revision {database.head()}, up to date")
+
+
+def _key(chosen: Settings) -> Check:
+    path = chosen.data / "keys" / "audit.key"
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return Check(
+            "audit key", FAIL, f"{path}: {error.strerror}", "Mend what is wrong with the data folder."
+        )
+    if mode & 0o077:
+        return Check("audit key", FAIL, f"others may read it (mode {mode:o})", f"chmod 600 {path}")
+    return Check("audit key", OK, "only you may read it")
+
+
+def _tools(chosen: Settings) -> Iterator[Check]:
+    try:
+        tools = registry.load(house.path("configs/tool_registry.yaml"))
+    except (registry.RegistryError, FileNotFoundError):
+        return  # said before
+    endpoint = model.Endpoint(chosen.model_base_url, chosen.model_name, chosen.model_key_env)
+    builtins: dict[str, Callable[[], Any]] = {
+        "documents": lambda: documents_server.build(chosen.roots, chosen.data / "indexes"),
+        "model": lambda: model.build(endpoint),
+    }
+    host = ToolHost(tools, builtins)
+    try:
+        for name in tools.servers:
+            if name == "model" and not chosen.model_base_url:
+                continue
+            yield _server(host, tools, name)
+    finally:
+        host.close()
+
+
+def _server(host: ToolHost, tools: registry.Registry, name: str) -> Check:
+    what = f"tool server {name}"
+    try:
+        offered = set(host.tools(name))
+    except (ToolFailure, TimeoutError) as error:
+        return Check(what, FAIL, view.one_line(error, 300), "Check its entry in configs/tool_registry.yaml.")
+    wanted = {tool.name for tool in tools.of(name)}
+    missing = sorted(wanted - offered)
+    if missing:
+        todo = "Correct the names in configs/tool_registry.yaml, or the server."
+        return Check(what, FAIL, f"it does not offer {', '.join(missing)}", todo)
+    return Check(what, OK, f"offers {view.many(len(wanted), 'registered tool')}")
+
+
+def _full_text() -> Check:
+    try:
+        with sqlite3.connect(":memory:") as connection:
+            connection.execute("CREATE VIRTUAL TABLE words USING fts5 (body)")
+    except sqlite3.Error as error:
+        return Check("full-text search", FAIL, str(error), "Use a Python whose SQLite has FTS5.")
+    finally:
+        connection.close()
+    return Check("full-text search", OK, f"SQLite {sqlite3.sqlite_version} with FTS5")
+
+
+def _model(chosen: Settings) -> Check:
+    if not chosen.model_base_url:
+        return Check("model", OK, "none: extractive, reports quote word for word")
+    if not chosen.model_name:
+        return Check("model", FAIL, "an address without a name", "Set ORCHESTRATOR_MODEL_NAME.")
+    said = f"{chosen.model_name} at {Path(chosen.model_base_url).name or chosen.model_base_url}"
+    if not os.environ.get(chosen.model_key_env):
+        return Check(
+            "model", WARN, f"{said}, no key", f"Set {chosen.model_key_env} if the endpoint wants one."
+        )
+    return Check("model", OK, said)

@@ -1,0 +1,247 @@
+"""`orchestrator plans`: what there is, how far it is, and what can be done about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.domain.lifecycle import PLAN_ENDS
+from orchestrator.domain.plan import Plan, PlanState
+from workers.cli import doors, ends, flags, progress, reports, shapes, view
+from workers.cli.exits import INTERRUPTED, TERMINATED, Ended, Terminated
+
+if TYPE_CHECKING:
+    from orchestrator.wiring import Core
+
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and retry plans.")
+
+
+@app.command("list")
+def list_(
+    *,
+    state: Annotated[
+        PlanState | None, typer.Option("--state", help="Only plans in this state.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The most plans to list.")] = 50,
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+) -> None:
+    """List plans, the newest first."""
+    with doors.opened(doors.settings(data)) as core, core.store.transaction() as tx:
+        found = tx.plans(state=state, limit=limit)
+    if as_json:
+        view.put_json({"plans": [shapes.plan(plan) for plan in found]})
+        return
+    rows = [
+        (
+            view.short(p.plan_id),
+            p.state.value,
+            "partial" if p.partial else "",
+            p.depth,
+            p.spent.steps,
+            p.spent.calls,
+            p.created_at,
+            view.one_line(p.goal, 60),
+        )
+        for p in found
+    ]
+    columns = ("plan", "state", "", "depth", "steps", "calls", "submitted", "goal")
+    view.put_table(columns, rows, empty='There are no plans. Begin with `orchestrator research "GOAL"`.')
+
+
+@app.command()
+def show(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
+    """Show a plan: its state, its steps, what it spent, and what waits or was given up on."""
+    with doors.opened(doors.settings(data)) as core:
+        found = doors.find_plan(core, plan)
+        with core.store.transaction() as tx:
+            steps, calls = tx.steps(found.plan_id), tx.calls(found.plan_id)
+            approvals = tx.approvals(plan_id=found.plan_id)
+            letters = tx.dead_letters(state=None, plan_id=found.plan_id)
+            facts, report = len(tx.facts(found.plan_id)), tx.report(found.plan_id)
+    if as_json:
+        document: dict[str, Any] = {
+            "plan": shapes.plan(found),
+            "steps": [shapes.step(s) for s in steps],
+            "calls": [shapes.call(c) for c in calls],
+            "approvals": [shapes.approval(a) for a in approvals],
+            "dead_letters": [shapes.dead_letter(d) for d in letters],
+            "facts": facts,
+            "has_report": report is not None,
+        }
+        view.put_json(document)
+        return
+    _print_plan(found, facts=facts, written=report is not None)
+    view.heading("Steps")
+    view.put_table(
+        ("step", "agent", "phase", "round", "state", "attempts", "verdict", ""),
+        [
+            (
+                s.number,
+                s.agent.value,
+                s.phase.value,
+                s.round,
+                s.state.value,
+                f"{s.attempt}/{s.max_attempts}",
+                s.verdict,
+                view.one_line(s.reason or s.brief.get("question") or "", 70),
+            )
+            for s in steps
+        ],
+    )
+    counted = Counter((c.tool, c.state.value) for c in calls)
+    if counted:
+        view.heading("Calls")
+        view.put_table(("tool", "state", "calls"), [(*key, n) for key, n in sorted(counted.items())])
+    if approvals:
+        view.heading("Approvals")
+        view.put_table(
+            ("approval", "step", "state", "question"),
+            [(view.short(a.approval_id), a.step, a.state.value, a.question) for a in approvals],
+        )
+    if letters:
+        view.heading("Dead letters")
+        view.put_table(
+            ("letter", "step", "state", "reason", "detail"),
+            [
+                (view.short(d.letter_id), d.step, d.state, d.reason, view.one_line(d.detail, 80))
+                for d in letters
+            ],
+        )
+
+
+def _print_plan(plan: Plan, *, facts: int, written: bool) -> None:
+    budget, spent = plan.budget, plan.spent
+    until = plan.finished_at
+    took = view.lasted((until - plan.created_at).total_seconds()) if until else None
+    view.put_pairs(
+        [
+            ("plan", plan.plan_id),
+            ("goal", plan.goal),
+            ("state", plan.state.value),
+            ("reason", plan.reason),
+            ("partial", "a limit cut it short" if plan.partial else None),
+            ("depth", plan.depth),
+            ("documents", plan.sources.get("documents")),
+            ("submitted", view.when(plan.created_at)),
+            ("finished", f"{view.when(until)} (after {took})" if until else None),
+            ("deadline", view.when(plan.deadline) if plan.deadline and not until else None),
+            ("steps", f"{spent.steps:,} of {budget.steps:,}"),
+            ("calls", f"{spent.calls:,} of {budget.calls:,}"),
+            ("tokens", f"{spent.tokens:,} of {budget.tokens:,}"),
+            ("cost", f"${spent.cost_uusd / 1e6:.4f} of ${budget.cost_uusd / 1e6:.2f}"),
+            ("facts", facts),
+            ("report", f"orchestrator report show {view.short(plan.plan_id)}" if written else "not yet"),
+        ]
+    )
+
+
+@app.command()
+def watch(
+    plan: flags.PlanId,
+    *,
+    work: flags.Work = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every event as one line of JSON instead.")
+    ] = False,
+    data: flags.Data = None,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Show what happens to a plan, from its beginning and on until it ends.
+
+    Watching does not work on the plan; with --work this process does that too.
+    """
+    chosen = doors.settings(data)
+    with doors.opened(chosen, verbose=verbose) as core:
+        found = doors.find_plan(core, plan)
+        alive = found.state not in PLAN_ENDS
+        if alive and not work and doors.alone(chosen):
+            view.tell(
+                f"Plan {view.short(found.plan_id)} is {view.state(found.state)}, and only goes on while some "
+                "process works on it. If none does, interrupt this and give --work.",
+                "yellow",
+            )
+        if alive and work:
+            ended = work_until_ended(core, [found], verbose=verbose, as_json=as_json)[0]
+        else:
+            ended = _watched(core, found, verbose=verbose, as_json=as_json)
+        ends.tell(core, ended)
+    raise Ended(ends.code_of(ended))
+
+
+def _watched(core: Core, plan: Plan, *, verbose: bool, as_json: bool) -> Plan:
+    try:
+        return progress.follow(core, [plan], verbose=verbose, as_json=as_json)[0]
+    except (KeyboardInterrupt, Terminated) as stop:
+        view.tell("No longer watching; the plan is as it was.")
+        raise Ended(INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED) from None
+
+
+def work_until_ended(
+    core: Core, found: Sequence[Plan], *, verbose: bool, as_json: bool = False
+) -> Sequence[Plan]:
+    """Work on plans, with progress, until each has ended or waits for a person."""
+    try:
+        with doors.working(core):
+            return progress.follow(core, found, verbose=verbose, as_json=as_json, parked=True)
+    except (KeyboardInterrupt, Terminated) as stop:
+        names = " ".join(view.short(p.plan_id) for p in found)
+        view.tell(
+            f"Interrupted; nothing is lost. Go on with `orchestrator plans watch {names} --work`."
+            if len(found) == 1
+            else f"Interrupted; nothing is lost. These plans go on with `plans watch PLAN --work`: {names}.",
+            "yellow",
+        )
+        raise Ended(INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED) from None
+
+
+@app.command()
+def cancel(
+    plan: flags.PlanId,
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit.")] = "asked for",
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+) -> None:
+    """End a plan now. What it has found stays; a worker that is still busy with it can no longer write."""
+    with doors.opened(doors.settings(data)) as core:
+        found = doors.find_plan(core, plan)
+        core.conductor.cancel(found.plan_id, by=doors.PERSON, reason=reason)
+        after = doors.find_plan(core, found.plan_id)
+    if as_json:
+        view.put_json({"plan": shapes.plan(after)})
+    else:
+        view.put(f"Plan {view.short(after.plan_id)} is cancelled.")
+
+
+@app.command()
+def retry(
+    plan: flags.PlanId,
+    *,
+    work: flags.Work = None,
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Take up a plan that was given up on where it stopped, and work on it until it ends."""
+    chosen = doors.settings(data)
+    with doors.opened(chosen, verbose=verbose) as core:
+        found = doors.find_plan(core, plan)
+        revived = core.conductor.replay(found.plan_id, by=doors.PERSON)
+        if not (doors.alone(chosen) if work is None else work):
+            if as_json:
+                view.put_json({"plan": shapes.plan(revived), "report": None})
+            view.tell(f"Plan {view.short(found.plan_id)} is taken up again by whoever works on plans.")
+            return
+        ended = work_until_ended(core, [revived], verbose=verbose)[0]
+        with core.store.transaction() as tx:
+            report = tx.report(ended.plan_id)
+        if as_json:
+            view.put_json({"plan": shapes.plan(ended), "report": shapes.report(report)})
+        elif report is not None and ended.state is PlanState.SUCCEEDED:
+            view.put_markdown(reports.markdown(report))
+        ends.tell(core, ended)
+    raise Ended(ends.code_of(ended))

@@ -1,0 +1,146 @@
+"""What a plan and its parts look like as JSON; everything that prints them agrees on this."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from orchestrator.domain.plan import Approval, AuditRecord, Call, DeadLetter, Event, Plan, Step, canonical
+
+
+def plan(found: Plan) -> dict[str, Any]:
+    """A plan as it is."""
+    return {
+        "plan_id": found.plan_id,
+        "state": found.state.value,
+        "partial": found.partial,
+        "reason": found.reason,
+        "goal": found.goal,
+        "depth": found.depth,
+        "tenant": found.tenant,
+        "requester": found.requester,
+        "sources": plain(found.sources),
+        "budget": found.budget.as_json(),
+        "spent": asdict(found.spent),
+        "steps": found.step_count,
+        "events": found.event_count,
+        "audit_records": found.audit_count,
+        "created_at": _time(found.created_at),
+        "deadline": _time(found.deadline),
+        "finished_at": _time(found.finished_at),
+    }
+
+
+def step(found: Step) -> dict[str, Any]:
+    """A step as it is."""
+    return {
+        "number": found.number,
+        "agent": found.agent.value,
+        "phase": found.phase.value,
+        "round": found.round,
+        "state": found.state.value,
+        "attempt": found.attempt,
+        "max_attempts": found.max_attempts,
+        "claim": found.claim,
+        "verdict": found.verdict,
+        "brief": plain(found.brief),
+        "result": plain(found.result),
+        "reason": found.reason,
+        "settled": found.settled,
+        "run_after": _time(found.run_after),
+    }
+
+
+def call(found: Call) -> dict[str, Any]:
+    """A call of the journal, without what it returned: that is its evidence."""
+    return {
+        "step": found.step,
+        "tool": found.tool,
+        "state": found.state.value,
+        "semantics": found.semantics.value,
+        "occurrence": found.occurrence,
+        "arguments": plain(found.arguments),
+        "evidence": found.evidence,
+        "error": found.error,
+        "tokens": found.reserved.tokens,
+        "cost_uusd": found.reserved.cost_uusd,
+    }
+
+
+def approval(found: Approval) -> dict[str, Any]:
+    """A human decision, asked for or made."""
+    return {
+        "approval_id": found.approval_id,
+        "plan_id": found.plan_id,
+        "step": found.step,
+        "state": found.state.value,
+        "category": found.category,
+        "question": found.question,
+        "roles": list(found.roles),
+        "requester": found.requester,
+        "args_digest": found.args_digest,
+        "expires_at": _time(found.expires_at),
+        "decided_by": found.decided_by,
+        "comment": found.comment,
+    }
+
+
+def dead_letter(found: DeadLetter) -> dict[str, Any]:
+    """What was given up on."""
+    return {
+        "letter_id": found.letter_id,
+        "plan_id": found.plan_id,
+        "step": found.step,
+        "state": found.state,
+        "reason": found.reason,
+        "detail": found.detail,
+        "attempts": found.attempts,
+        "at": _time(found.at),
+    }
+
+
+def event(found: Event) -> dict[str, Any]:
+    """Something that happened."""
+    return {
+        "plan_id": found.plan_id,
+        "number": found.number,
+        "at": _time(found.at),
+        "kind": found.kind,
+        "body": plain(found.body),
+    }
+
+
+def audit(found: AuditRecord) -> dict[str, Any]:
+    """A sealed record; a body that is not JSON any more is given as text."""
+    return {
+        "number": found.number,
+        "kind": found.kind,
+        "body": body_of(found),
+        "mac": found.mac.hex(),
+        "key_id": found.key_id,
+    }
+
+
+def body_of(record: AuditRecord) -> Any:
+    """Return what a sealed record says; its text, if somebody made something else than JSON of it."""
+    try:
+        return json.loads(record.body)
+    except ValueError:
+        return record.body.decode(errors="replace")
+
+
+def plain(value: object) -> Any:
+    """Return a value made of plain lists and objects only."""
+    return json.loads(canonical(value))
+
+
+def report(found: Mapping[str, Any] | None) -> Any:
+    """A report as it is stored, or nothing."""
+    return None if found is None else plain(found)
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None

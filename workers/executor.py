@@ -1,0 +1,268 @@
+"""Carries one step from ready to an outcome recorded; safe to repeat.
+
+What a mind raises becomes an outcome here, once: a refusal is `Refused`, a fault `Faulted`, a question for a human
+`Held`. A budget that is spent is no fault: the mind thinks again without tools, and the plan writes what it has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import structlog
+
+from agents.toolbox import Assignment, Mind, ToolResult
+from orchestrator.conductor import Conductor
+from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
+from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused
+from orchestrator.domain.plan import Agent, Claimed, Evidence, Json, StepRef, digest
+from orchestrator.telemetry import log
+from workers.gate.gate import CallFailed, CallHeld, CallRefused, Gate
+
+CUT_SHORT: Mapping[Agent, str] = {
+    Agent.ROUTER: "deep",
+    Agent.PLANNER: "planned",
+    Agent.RESEARCHER: "nothing",
+    Agent.KEEPER: "exhausted",
+    Agent.GENERATOR: "drafted",
+    Agent.CRITIC: "critiqued",
+    Agent.JUDGE: "revise",
+    Agent.SYNTHESISER: "written",
+}
+"""What each agent comes to when it may not call anything any more and cannot do without."""
+
+
+UNRECORDABLE = "unrecordable"
+"""The reason of the fault that stands for an outcome which the store would not take."""
+
+
+class Executor:
+    """Runs steps with the minds and the gate of one process, under one holder."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        gate: Gate,
+        minds: Mapping[Agent, Mind],
+        *,
+        holder: int,
+        model: str = "",
+        step_timeout_s: float = 600.0,
+        crash_point: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._conductor = conductor
+        self._gate = gate
+        self._minds = minds
+        self._holder = holder
+        self._model = model
+        self._crash_point = crash_point
+        self._heartbeats = Heartbeats(conductor, step_timeout_s)
+
+    def run(self, ref: StepRef) -> None:
+        """Take the step if it is there to be taken, think, and record what came of it.
+
+        Raises `NotFound` when there is no such step, and `Unavailable` when Postgres does not answer.
+        """
+        claimed = self._conductor.begin(ref, holder=self._holder)
+        if claimed is None:
+            return  # a duplicate, called off, or too early
+        self._crash_point("after_claim")
+        bound = {
+            "plan_id": ref.plan_id,
+            "step": ref.number,
+            "claim": claimed.claim,
+            "agent": claimed.step.agent,
+        }
+        with structlog.contextvars.bound_contextvars(**bound), self._heartbeats.of(claimed):
+            log.info("step.began", attempt=claimed.step.attempt)
+            started = time.monotonic()
+            try:
+                outcome = self._think(claimed)
+            except Fenced:
+                log.warning("step.fenced")
+                return
+            self._crash_point("before_report")
+            if self._report(claimed, outcome):
+                took = round((time.monotonic() - started) * 1000)
+                log.info("step.ended", outcome=type(outcome).__name__.lower(), duration_ms=took)
+            else:
+                log.warning("step.fenced")
+        self._crash_point("after_report")
+
+    def close(self) -> None:
+        """Stop keeping leases."""
+        self._heartbeats.close()
+
+    def _think(self, claimed: Claimed) -> Outcome:
+        try:
+            thought: object = self._thought(claimed)
+        except CallRefused as refused:
+            return Refused(refused.reason, refused.detail)
+        except CallHeld as held:
+            return Held("DECISION", held.question, held.args_digest, roles=("approver", "operator"))
+        except CallFailed as failed:
+            return Faulted(failed.reason, failed.detail)
+        except Fenced:
+            raise
+        except Unavailable as unavailable:
+            return Faulted(unavailable.code, str(unavailable))
+        except Exception as error:  # noqa: BLE001 - whatever a mind raises is an outcome, not the worker's end
+            log.exception("step.crashed")
+            return Faulted("crashed", _told(error))
+        if not isinstance(thought, Completed):
+            return Faulted("crashed", f"The {claimed.step.agent} came to a {type(thought).__name__}.")
+        return thought
+
+    def _thought(self, claimed: Claimed) -> Completed:
+        think = self._minds[claimed.step.agent]
+        try:
+            return think(self._assignment(claimed), self._toolbox(claimed))
+        except BudgetSpent:
+            pass
+        try:
+            return replace(think(self._assignment(claimed), self._toolbox(claimed, spent=True)), partial=True)
+        except BudgetSpent:
+            return Completed(CUT_SHORT[claimed.step.agent], partial=True)
+
+    def _report(self, claimed: Claimed, outcome: Outcome) -> bool:
+        # a database that is away for a moment must not cost the work: try for as long as the lease may last
+        give_up = time.monotonic() + self._conductor.rules.lease.total_seconds()
+        while True:
+            try:
+                return self._conductor.report(claimed, outcome)
+            except Unavailable:
+                log.warning("store.unavailable")
+                if time.monotonic() > give_up:
+                    log.exception("report.unwritten")
+                    raise
+                time.sleep(0.2)
+            except NotFound:
+                raise
+            except Exception as error:
+                # what cannot be written down would come back for ever: it is a fault, and ends like one
+                if isinstance(outcome, Faulted) and outcome.reason == UNRECORDABLE:
+                    raise
+                log.exception("step.crashed")
+                outcome = Faulted(
+                    UNRECORDABLE, f"What the step came to could not be recorded: {_told(error)}"
+                )
+
+    def _assignment(self, claimed: Claimed) -> Assignment:
+        plan, step = claimed.plan, claimed.step
+        with self._conductor.store.transaction() as tx:
+            steps, facts = tx.steps(plan.plan_id), tx.facts(plan.plan_id)
+        return Assignment(
+            goal=plan.goal,
+            depth=plan.depth,
+            agent=step.agent,
+            round=step.round,
+            step=step.number,
+            brief=step.brief,
+            sources=plan.sources,
+            partial=plan.partial,
+            steps=steps,
+            facts=facts,
+        )
+
+    def _toolbox(self, claimed: Claimed, *, spent: bool = False) -> _Toolbox:
+        return _Toolbox(self._conductor, self._gate, claimed, "" if spent else self._model, self._crash_point)
+
+
+class _Toolbox:
+    """The gate, as one step sees it."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        gate: Gate,
+        claimed: Claimed,
+        model: str,
+        crash_point: Callable[[str], None],
+    ) -> None:
+        self._conductor = conductor
+        self._gate = gate
+        self._claimed = claimed
+        self._model = model
+        self._crash_point = crash_point
+        self._made: Counter[str] = Counter()
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    def call(self, tool: str, **arguments: Json) -> ToolResult:
+        key = digest([tool, arguments])
+        occurrence = self._made[key]
+        self._made[key] += 1
+        self._crash_point("before_call")
+        result = self._gate.call(self._claimed, tool, arguments, occurrence=occurrence)
+        self._crash_point("after_call")
+        return result
+
+    def evidence(self, sha256: str) -> Evidence | None:
+        with self._conductor.store.transaction() as tx:
+            return tx.evidence(self._claimed.plan.tenant, sha256)
+
+
+class Heartbeats:
+    """Keeps the leases of the steps that this process runs, from one thread.
+
+    A step that runs longer than `step_timeout_s` seconds is let go of: its lease ends, and the sweeper takes it.
+    """
+
+    def __init__(self, conductor: Conductor, step_timeout_s: float) -> None:
+        self._conductor = conductor
+        self._step_timeout_s = step_timeout_s
+        self._every_s = conductor.rules.lease.total_seconds() / 3
+        self._held: dict[int, tuple[Claimed, float]] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def of(self, claimed: Claimed) -> Iterator[None]:
+        """Keep this step's lease for as long as the block lasts."""
+        with self._lock:
+            self._held[id(claimed)] = (claimed, time.monotonic())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.pop(id(claimed), None)
+
+    def close(self) -> None:
+        """Stop keeping leases."""
+        self._closed.set()
+        self._thread.join(1.0)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(self._every_s):
+            with self._lock:
+                held = list(self._held.items())
+            for key, (claimed, since) in held:
+                if time.monotonic() - since > self._step_timeout_s or not self._renewed(claimed):
+                    log.warning("heartbeat.lost", plan_id=claimed.ref.plan_id, step=claimed.ref.number)
+                    with self._lock:
+                        self._held.pop(key, None)
+
+    def _renewed(self, claimed: Claimed) -> bool:
+        try:
+            return self._conductor.renew(claimed)
+        except Unavailable:
+            log.warning("store.unavailable")
+            return True  # nobody else could take it either; try again at the next beat
+        except Exception:  # noqa: BLE001 - the leases of every other step hang on this thread
+            log.exception("store.unavailable")
+            return True
+
+
+def _told(error: Exception) -> str:
+    """What an exception says, as text that can be stored; an exception that cannot be printed says so."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()[:1000]

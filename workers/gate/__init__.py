@@ -1,0 +1,1 @@
+"""The gate: the one door through which tools are reached."""

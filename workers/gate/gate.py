@@ -1,0 +1,260 @@
+"""The one door through which tools are reached: judge, intend, call, record.
+
+    recall ─ done before ────────────────────────────────▶ answered from the journal, for nothing
+       │
+    judge ─ denied ▶ CallRefused      ─ a human must ▶ CallHeld      ─ nobody can say ▶ CallFailed (try again)
+       │ allowed
+    intend: decision, arguments' digest and claim committed ─ budget spent ▶ BudgetSpent  ─ claim lost ▶ Fenced
+       │
+    call ─ an error ▶ recorded as failed, CallFailed     ─ no answer ▶ recorded as unknown, CallFailed
+       │
+    conclude: the result is stored as evidence under its digest, and the outcome recorded
+
+No line below the intent is reached without it; a call that failed leaves nothing behind that could become a fact.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agents.profiles import Profile
+from agents.toolbox import ToolResult
+from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed
+from orchestrator.domain.budget import Spent
+from orchestrator.domain.plan import (
+    ApprovalState,
+    Call,
+    CallState,
+    Claimed,
+    Evidence,
+    Json,
+    Semantics,
+    canonical,
+    digest,
+)
+from orchestrator.telemetry import log
+from workers.gate.policy import Decision, PolicyEnforcer, Question
+from workers.toolhost.host import ToolFailure, ToolHost
+from workers.toolhost.registry import Registry, ToolSpec
+
+APPROVERS = ("approver", "operator")
+"""The roles that may decide what the gate asks."""
+
+
+class CallRefused(Exception):
+    """Policy said no, and trying again cannot mend it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class CallFailed(Exception):
+    """The call did not happen or did not succeed; trying again may help."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class CallHeld(Exception):
+    """A human must decide before the call can be made."""
+
+    def __init__(self, question: str, args_digest: str) -> None:
+        super().__init__(question)
+        self.question = question
+        self.args_digest = args_digest
+
+
+class Gate:
+    """Every tool call of this process passes here."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        enforcer: PolicyEnforcer,
+        profiles: Mapping[str, Profile],
+        registry: Registry,
+        host: ToolHost,
+        prices: Mapping[str, int],
+    ) -> None:
+        self._conductor = conductor
+        self._enforcer = enforcer
+        self._profiles = profiles
+        self._registry = registry
+        self._host = host
+        self._prices = prices
+
+    def call(
+        self, claimed: Claimed, name: str, arguments: Mapping[str, Json], *, occurrence: int
+    ) -> ToolResult:
+        """Return a tool's answer, made now or before. See the module for what it raises."""
+        tool = self._registry.tools.get(name)
+        if tool is None:
+            raise CallRefused("unknown_tool", f"There is no tool {name} in the registry.")
+        key = digest([name, arguments])
+        before = self._conductor.recall(claimed, key, occurrence)
+        if before is not None and before.state is CallState.DONE:
+            return self._replayed(claimed, before)
+        decision = self._judge(claimed, tool, key)
+        ask = CallAsk(
+            tool=name,
+            key=key,
+            occurrence=occurrence,
+            semantics=Semantics(tool.semantics),
+            arguments=arguments,
+            decision=_recorded(decision),
+            reserve=self._reserve(tool, arguments),
+        )
+        match self._conductor.intend(claimed, ask):
+            case Replayed(call=call):
+                return self._replayed(claimed, call)
+            case AskHuman(call=call):
+                raise CallHeld(
+                    f"A call of {call.tool} may have happened before its worker was lost. Approve to make it again.",
+                    key,
+                )
+            case Proceed(idempotency_key=idempotency_key):
+                return self._perform(claimed, tool, ask, idempotency_key)
+
+    def _judge(self, claimed: Claimed, tool: ToolSpec, key: str) -> Decision:
+        plan, step = claimed.plan, claimed.step
+        profile = self._profiles.get(step.agent)
+        decision = self._enforcer.decide(
+            Question(
+                agent=step.agent.value,
+                tool=tool.name,
+                server=tool.server,
+                held=profile.capabilities if profile else (),
+                required=(tool.capability,),
+                approval_policy=dict(profile.approval_policy) if profile else {},
+                approvals=self._approvals(claimed, tool, key),
+                run_mode="any",
+                tenant_id=plan.tenant,
+                plan_id=plan.plan_id,
+                step=step.number,
+                attempt=step.attempt,
+                depth=plan.depth,
+                cost_uusd=tool.cost_uusd,
+                args_digest=key,
+                trace_id=plan.plan_id,
+                profile_known=profile is not None,
+            )
+        )
+        if decision.allow and not decision.failed:
+            return decision
+        log.warning(
+            "tool.refused",
+            tool=tool.name,
+            effect=decision.effect,
+            reasons=[r.reason for r in decision.reasons],
+        )
+        if decision.failed:
+            raise CallFailed(
+                "policy_unavailable", f"The policy could not answer: {decision.detail or 'no reason given'}."
+            )
+        if decision.effect == "require_approval":
+            raise CallHeld(f"{step.agent} wants to call {tool.name}, which needs approval.", key)
+        why = ", ".join(f"{r.reason} {r.capability}".strip() for r in decision.reasons)
+        raise CallRefused(
+            "policy_denied", f"Policy {decision.revision} denies {step.agent} the tool {tool.name}: {why}."
+        )
+
+    def _approvals(self, claimed: Claimed, tool: ToolSpec, key: str) -> Mapping[str, bool]:
+        """What humans granted for exactly this call: this plan, this step, these arguments."""
+        with self._conductor.store.transaction() as tx:
+            granted = tx.approvals(state=ApprovalState.APPROVED, plan_id=claimed.ref.plan_id)
+        fits = any(a.step == claimed.ref.number and a.args_digest == key for a in granted)
+        return {tool.capability: True} if fits else {}
+
+    def _reserve(self, tool: ToolSpec, arguments: Mapping[str, Json]) -> Spent:
+        if tool.server != "model":
+            return Spent(calls=1, cost_uusd=tool.cost_uusd)
+        # a token is never less than one byte, so this is more than will be used; what is left is given back
+        tokens = len(canonical(arguments)) + self._prices["answer_tokens"]
+        return Spent(calls=1, tokens=tokens, cost_uusd=self._cost(tokens, self._prices["answer_tokens"]))
+
+    def _cost(self, input_tokens: int, output_tokens: int) -> int:
+        spent = (
+            input_tokens * self._prices["input_uusd_per_1k"]
+            + output_tokens * self._prices["output_uusd_per_1k"]
+        )
+        return -(-spent // 1000)
+
+    def _perform(self, claimed: Claimed, tool: ToolSpec, ask: CallAsk, idempotency_key: str) -> ToolResult:
+        started = time.monotonic()
+        try:
+            content = self._host.call(tool, ask.arguments, timeout_s=tool.timeout_s, key=idempotency_key)
+        except ToolFailure as failure:
+            state = CallState.UNKNOWN if failure.unsure else CallState.FAILED
+            self._conductor.conclude(claimed, ask, state=state, error=failure.detail)
+            log.info("tool.called", tool=tool.name, state=state, reason=failure.reason)
+            raise CallFailed(failure.reason, failure.detail) from failure
+        evidence, kept = _as_evidence(tool, content)
+        spent = self._spent(tool, ask, content)
+        self._conductor.conclude(
+            claimed, ask, state=CallState.DONE, result=kept, evidence=evidence, spent=spent
+        )
+        log.info(
+            "tool.called",
+            tool=tool.name,
+            state="done",
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+        return ToolResult(content, evidence.sha256)
+
+    def _spent(self, tool: ToolSpec, ask: CallAsk, content: Mapping[str, Any]) -> Spent:
+        if tool.server != "model":
+            return ask.reserve
+        came, went = content.get("input_tokens"), content.get("output_tokens")
+        if not (isinstance(came, int) and isinstance(went, int) and came >= 0 and went >= 0 and came + went):
+            return ask.reserve  # it does not say: nothing is given back
+        said = Spent(calls=1, tokens=came + went, cost_uusd=self._cost(came, went))
+        # more than was reserved cannot have been used, so that whoever says so is not believed
+        fits = said.tokens <= ask.reserve.tokens and said.cost_uusd <= ask.reserve.cost_uusd
+        return said if fits else ask.reserve
+
+    def _replayed(self, claimed: Claimed, call: Call) -> ToolResult:
+        log.info("tool.replayed", tool=call.tool)
+        with self._conductor.store.transaction() as tx:
+            evidence = tx.evidence(claimed.plan.tenant, call.evidence or "")
+        if evidence is None:
+            raise CallFailed(
+                "evidence_missing", f"The journal knows a call of {call.tool} whose evidence is gone."
+            )
+        if isinstance(call.result, Mapping):
+            return ToolResult({**call.result, "text": evidence.text}, evidence.sha256)
+        return ToolResult(json.loads(evidence.text), evidence.sha256)
+
+
+def _as_evidence(tool: ToolSpec, content: Mapping[str, Any]) -> tuple[Evidence, Json]:
+    """Return the evidence in a result, and what the journal keeps beside it.
+
+    A document is stored as its text, so that quotes have a place in it; anything else as canonical JSON.
+    """
+    if isinstance(content.get("text"), str) and isinstance(content.get("locator"), str):
+        document = Evidence.of(
+            content["text"],
+            locator=content["locator"],
+            title=str(content.get("title") or ""),
+            media_type=str(content.get("media_type") or "text/plain"),
+            origin=str(content.get("sha256") or ""),
+        )
+        return document, {key: value for key, value in content.items() if key != "text"}
+    text = canonical(content).decode()
+    return Evidence.of(text, locator=f"tool:{tool.name}", media_type="application/json"), None
+
+
+def _recorded(decision: Decision) -> Mapping[str, Json]:
+    return {
+        "decision_id": decision.decision_id,
+        "effect": decision.effect,
+        "revision": decision.revision,
+        "input_sha256": decision.input_digest,
+        "engine": decision.engine,
+    }

@@ -1,0 +1,591 @@
+"""Decides whether a call may happen: policy in, decision out, and every doubt is a denial.
+
+    Question ──document──▶ guard before ──▶ engine (Rego) ──▶ guard after ──▶ Decision
+                               │ denied        │ failed          │ failed
+                               └───────────────┴─────────────────┴──────▶ Decision(effect="deny")
+
+The guards exist because engines differ where it hurts: quoting, floats, clocks, regular expressions. The question
+is reduced to plain text, integers and truth values before an engine sees it, raw arguments never enter it (only
+their digest does), and an answer counts only if it is exactly of the expected shape.
+
+A *denied* question stays denied however often it is asked. A *failed* one could not be answered: the call does not
+happen, but asking again later may help. Nothing here raises towards a caller, except loading a policy.
+"""
+
+import hashlib
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias
+
+import regopy
+
+Effect: TypeAlias = Literal["allow", "deny", "require_approval"]
+
+MALFORMED = "input.well_formed"
+"""What a question lacks that no policy is asked about: it is reported as a missing capability."""
+
+REASONS = frozenset(
+    {"missing_capability", "approval_required", "run_mode_mismatch", "agent_profile_missing"},
+)
+
+BUILTINS = frozenset(
+    {
+        "array.concat",
+        "concat",
+        "count",
+        "endswith",
+        "is_array",
+        "is_boolean",
+        "is_null",
+        "is_number",
+        "is_object",
+        "is_set",
+        "is_string",
+        "object.get",
+        "sort",
+        "startswith",
+        "substring",
+        "trim",
+        "type_name",
+    },
+)
+"""The built-in functions on which every supported engine agrees; a policy that calls another is not loaded."""
+
+
+class PolicyLoadError(ValueError):
+    """A policy folder cannot be trusted with decisions; the message says which file or row, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One objection: a constant code, and the capability that it is about (or nothing)."""
+
+    reason: str
+    capability: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided, by which policy, and why; enough to be written into the audit trail as it is.
+
+    `failed` says that nobody could answer: still a denial, but one that may be asked again. `detail` explains a
+    malformed question or a failure to an operator; it never quotes the question.
+    """
+
+    effect: Effect
+    reasons: tuple[Reason, ...]
+    revision: str
+    decision_id: str
+    input_digest: str
+    engine: str
+    duration_us: int
+    failed: bool = False
+    detail: str = ""
+
+    @property
+    def allow(self) -> bool:
+        """Whether the call may happen now."""
+        return self.effect == "allow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """May this agent call this tool? Everything that a policy may know about a call, and nothing more.
+
+    `required` are the capabilities that the call needs, `held` those that the agent's profile grants. Roles come
+    from the verified identity behind the plan; bindings are the operator's. `args_digest` stands for the arguments.
+    """
+
+    agent: str
+    tool: str
+    server: str
+    held: tuple[str, ...]
+    required: tuple[str, ...]
+    approval_policy: Mapping[str, str] = field(default_factory=dict)
+    approvals: Mapping[str, bool] = field(default_factory=dict)
+    run_mode: str
+    required_run_mode: str = "any"
+    tenant_id: str
+    roles: tuple[str, ...] = ()
+    role_bindings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tenant_role_bindings: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    action_type: str = "tool.call"
+    plan_id: str
+    step: int
+    attempt: int
+    depth: int
+    cost_uusd: int = 0
+    args_digest: str
+    trace_id: str
+    profile_known: bool
+
+    def document(self) -> dict[str, Any]:
+        """Return the input document: subject, action and context, as policies read them."""
+        return {
+            "subject": {
+                "agent": self.agent,
+                "tool": self.tool,
+                "capabilities": list(self.held),
+                "approvals": dict(self.approvals),
+                "approval_policy": dict(self.approval_policy),
+                "profile_known": self.profile_known,
+                "run_mode": self.run_mode,
+                "tenant_id": self.tenant_id,
+                "roles": list(self.roles),
+            },
+            "action": {
+                "type": self.action_type,
+                "tool": self.tool,
+                "server": self.server,
+                "capabilities": list(self.required),
+                "run_mode": self.required_run_mode,
+                "plan_id": self.plan_id,
+                "step_id": str(self.step),
+                "args_digest": self.args_digest,
+            },
+            "context": {
+                "trace_id": self.trace_id,
+                "tenant_id": self.tenant_id,
+                "roles": list(self.roles),
+                "approvals": {},
+                "capabilities": {
+                    "role_bindings": {role: list(granted) for role, granted in self.role_bindings.items()},
+                    "tenant_role_bindings": {
+                        tenant: {role: list(granted) for role, granted in bindings.items()}
+                        for tenant, bindings in self.tenant_role_bindings.items()
+                    },
+                },
+                "plan": {"depth": self.depth, "attempt": self.attempt, "cost_uusd": self.cost_uusd},
+            },
+        }
+
+
+class PolicyEnforcer(Protocol):
+    """Whoever answers questions; the embedded and the remote engine give the same answers to the same policy."""
+
+    @property
+    def revision(self) -> str:
+        """The revision of the policy that answers now."""
+        ...
+
+    def decide(self, question: Question) -> Decision:
+        """Answer one question. Never raises: what cannot be answered is denied, with `failed` set."""
+        ...
+
+
+class EmbeddedEnforcer:
+    """Answers in this process, from the Rego files of one folder. Safe to share between threads.
+
+    Loading compiles every `*.rego` file (tests aside) and puts each row of `tests/*.json` to the new engine; if one
+    answer differs, the folder is refused with a `PolicyLoadError`.
+    """
+
+    def __init__(self, policy_dir: Path) -> None:
+        self._policy_dir = policy_dir
+        self._reloading = threading.Lock()
+        self._engine = _load(policy_dir)
+
+    @property
+    def revision(self) -> str:
+        """The first sixteen hex digits of the SHA-256 over the names and contents of the policy's files."""
+        return self._engine.revision
+
+    def decide(self, question: Question) -> Decision:
+        """Answer one question. Never raises: what cannot be answered is denied, with `failed` set."""
+        return judge(self._engine, _rendered(question))
+
+    def decide_document(self, document: object) -> Decision:
+        """Answer a ready input document, as a table of cases or an operator's dry run holds it."""
+        return judge(self._engine, document)
+
+    def reload(self) -> str:
+        """Read the folder again and return the new revision; the old policy stays in force if anything fails."""
+        with self._reloading:
+            self._engine = _load(self._policy_dir)
+            return self._engine.revision
+
+
+# --- one decision ----------------------------------------------------------------------------------------------------
+
+
+class Engine(Protocol):
+    """What evaluates a policy: JSON text in, JSON text out. Guarded by `judge`, it need not be careful itself."""
+
+    @property
+    def name(self) -> str:
+        """What the audit trail calls this engine."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """The revision of the policy that this engine holds; it never changes during the engine's life."""
+        ...
+
+    def ask(self, text: str) -> str:
+        """Return `{"allow": ..., "deny": ...}` for an input document; raises if there is no answer."""
+        ...
+
+    def forget(self) -> None:
+        """Drop whatever a failed question may have left behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An engine's answer, read strictly."""
+
+    effect: Effect
+    reasons: tuple[Reason, ...]
+
+
+_NO = Answer("deny", ())
+_MALFORMED = Answer("deny", (Reason("missing_capability", MALFORMED),))
+
+
+def judge(engine: Engine, document: object) -> Decision:
+    """Return what an engine decides about an input document, guarded before and after. Never raises."""
+    started = time.perf_counter_ns()
+    text, failed, detail = "", False, ""
+    try:
+        text = write_document(document)
+        answer = read_answer(engine.ask(text))
+    except MalformedQuestionError as error:
+        answer, detail = _MALFORMED, str(error)
+    except Exception as error:  # noqa: BLE001 - a door: whatever broke, the answer is no
+        engine.forget()
+        answer, failed, detail = _NO, True, f"The policy engine gave no answer ({type(error).__name__})."
+    return Decision(
+        effect=answer.effect,
+        reasons=answer.reasons,
+        revision=engine.revision,
+        decision_id=uuid.uuid4().hex,
+        input_digest=hashlib.sha256(text.encode()).hexdigest(),
+        engine=engine.name,
+        duration_us=(time.perf_counter_ns() - started) // 1000,
+        failed=failed,
+        detail=detail,
+    )
+
+
+def _rendered(question: Question) -> object:
+    try:
+        return question.document()
+    except Exception:  # noqa: BLE001 - a question that cannot even be written down is malformed
+        return None
+
+
+# --- guard before: what may be asked ----------------------------------------------------------------------------------
+
+_PLAIN = re.compile(r"[A-Za-z0-9 ._:/@+*=,-]{0,512}")
+_DEEPEST = 12
+_LARGEST_BYTES = 32 * 1024
+_MOST_VALUES = 512
+_LARGEST_INT = 2**53
+
+
+class MalformedQuestionError(ValueError):
+    """A question holds something that engines could read differently, so that none is asked."""
+
+
+def write_document(document: object) -> str:
+    """Return the canonical JSON text of an input document that every engine reads alike.
+
+    Raises `MalformedQuestionError` for anything else: text outside a small printable alphabet, floats, large
+    integers, deep nesting, more than 512 values or 32 KB.
+    """
+    if not isinstance(document, dict):
+        raise MalformedQuestionError("The input document must be an object.")
+    _check(document, depth=1, budget=[_MOST_VALUES])
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if len(text) > _LARGEST_BYTES:  # the alphabet is ASCII: letters are bytes
+        raise MalformedQuestionError(f"The input document is larger than {_LARGEST_BYTES} bytes.")
+    return text
+
+
+def _check(value: object, *, depth: int, budget: list[int]) -> None:
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise MalformedQuestionError(f"The input document holds more than {_MOST_VALUES} values.")
+    if depth > _DEEPEST:
+        raise MalformedQuestionError(f"The input document is nested deeper than {_DEEPEST} levels.")
+    # exact types: a subclass may compare, hash or print as it likes
+    if value is None or type(value) is bool:
+        return
+    if type(value) is str:
+        if not _PLAIN.fullmatch(value):
+            raise MalformedQuestionError("The input document holds text outside the permitted alphabet.")
+    elif type(value) is int:
+        if abs(value) > _LARGEST_INT:
+            raise MalformedQuestionError("The input document holds an integer beyond 2^53.")
+    elif type(value) is list:
+        for item in value:
+            _check(item, depth=depth + 1, budget=budget)
+    elif type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise MalformedQuestionError("The input document holds a key that is not text.")
+            _check(key, depth=depth, budget=budget)
+            _check(item, depth=depth + 1, budget=budget)
+    else:
+        raise MalformedQuestionError(f"The input document holds a {type(value).__name__}.")
+
+
+# --- guard after: what counts as an answer ----------------------------------------------------------------------------
+
+
+class UnreadableAnswerError(ValueError):
+    """An engine gave an answer that is not exactly of the expected shape."""
+
+
+def read_answer(text: str) -> Answer:
+    """Return the decision in `{"allow": bool, "deny": [{reason, capability}]}`, read strictly.
+
+    Raises `UnreadableAnswerError` for duplicate keys, other keys, other types, unknown reasons, or an `allow` that
+    disagrees with `deny`.
+    """
+    answer = _read_json(text)
+    if type(answer) is not dict or set(answer) != {"allow", "deny"}:
+        raise UnreadableAnswerError("The answer must be an object of allow and deny.")
+    allow, deny = answer["allow"], answer["deny"]
+    if type(allow) is not bool or type(deny) is not list:
+        raise UnreadableAnswerError("The answer's allow must be a truth value, and its deny a list.")
+    reasons = tuple(sorted((_read_reason(item) for item in deny), key=lambda r: (r.reason, r.capability)))
+    if allow is bool(reasons):
+        raise UnreadableAnswerError("The answer's allow disagrees with its deny.")
+    if allow:
+        return Answer("allow", ())
+    if all(reason.reason == "approval_required" for reason in reasons):
+        return Answer("require_approval", reasons)
+    return Answer("deny", reasons)
+
+
+def _read_reason(item: object) -> Reason:
+    if type(item) is not dict or not {"reason"} <= set(item) <= {"reason", "capability"}:
+        raise UnreadableAnswerError("A reason must be an object of reason and capability.")
+    reason, capability = item["reason"], item.get("capability", "")
+    if type(reason) is not str or reason not in REASONS:
+        raise UnreadableAnswerError("A reason must be one of the four known ones.")
+    if type(capability) is not str or not _PLAIN.fullmatch(capability):
+        raise UnreadableAnswerError("A reason's capability must be plain text.")
+    return Reason(reason, capability)
+
+
+def _read_json(text: str) -> Any:
+    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UnreadableAnswerError(f"The answer holds the key {key!r} twice.")
+            found[key] = value
+        return found
+
+    def refuse(number: str) -> NoReturn:
+        raise UnreadableAnswerError(f"The answer holds the number {number}.")
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=refuse)
+
+
+# --- the embedded engine ----------------------------------------------------------------------------------------------
+
+_ENTRYPOINT = "orchestrator/enforcement/answer"
+_ENTRY = """
+package orchestrator.enforcement
+
+import rego.v1
+
+answer := {
+    "allow": data.orchestrator.capabilities.allow,
+    "deny": [reason | some reason in data.orchestrator.capabilities.deny],
+}
+"""
+# Allow and deny come from one evaluation, so that they cannot belong to different inputs.
+
+
+class _EmbeddedEngine:
+    """One compiled policy. Each thread has its own interpreter: two threads in one end the process."""
+
+    name = "embedded"
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = modules
+        self._mine = threading.local()
+        self.revision = _revision(modules)
+
+    def ask(self, text: str) -> str:
+        """Return the answer's JSON text for an input document's JSON text; raises if there is none."""
+        interpreter, bundle = self._compiled()
+        # as a term, never as an object: the object form does not escape quotes
+        interpreter.set_input_term(text)
+        output = interpreter.query_bundle_entrypoint(bundle, _ENTRYPOINT)
+        if not output.ok():
+            raise UnreadableAnswerError("The engine reported an error.")
+        # the raw text, since the library's own reading keeps the last of two equal keys
+        result = _read_json(str(output))
+        if type(result) is not dict or set(result) != {"expressions"}:
+            raise UnreadableAnswerError("The engine's answer is undefined.")
+        expressions = result["expressions"]
+        if type(expressions) is not list or len(expressions) != 1:
+            raise UnreadableAnswerError("The engine must give exactly one answer.")
+        return json.dumps(expressions[0])
+
+    def forget(self) -> None:
+        """Drop this thread's interpreter, so that a fault in it does not outlive one question."""
+        self._mine.compiled = None
+
+    def _compiled(self) -> tuple[Any, Any]:
+        compiled: tuple[Any, Any] | None = getattr(self._mine, "compiled", None)
+        if compiled is None:
+            compiled = self._mine.compiled = self._compile()
+        return compiled
+
+    def _compile(self) -> tuple[Any, Any]:
+        interpreter = regopy.Interpreter()
+        interpreter.log_level = regopy.LogLevel.NONE
+        for name, source in self._modules.items():
+            interpreter.add_module(name, source)
+        interpreter.add_module("enforcement.rego", _ENTRY)
+        bundle = interpreter.build(None, [_ENTRYPOINT])
+        if not bundle.ok():
+            raise UnreadableAnswerError("The policy does not compile.")
+        return interpreter, bundle
+
+
+# --- loading: an engine is trusted only after it has passed its own table -------------------------------------------
+
+
+def _load(policy_dir: Path) -> _EmbeddedEngine:
+    engine = _EmbeddedEngine(_read_modules(policy_dir))
+    try:
+        engine.ask("{}")
+    except Exception as error:
+        raise PolicyLoadError(
+            f"The policy in {policy_dir} cannot be compiled or gives no answer: {_first_line(error)}",
+        ) from error
+    _self_test(engine, policy_dir)
+    return engine
+
+
+def _read_modules(policy_dir: Path) -> dict[str, str]:
+    modules: dict[str, str] = {}
+    for path in sorted(policy_dir.rglob("*.rego")):
+        if path.name.endswith("_test.rego"):
+            continue
+        name = path.relative_to(policy_dir).as_posix()
+        try:
+            modules[name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyLoadError(f"The policy file {path} cannot be read: {error}.") from error
+    if not modules:
+        raise PolicyLoadError(f"There is no policy file (*.rego) in {policy_dir}.")
+    own = _defined(modules.values())
+    for name, source in modules.items():
+        _refuse_unproven_calls(name, source, own=own)
+    return modules
+
+
+def _revision(modules: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        for part in (name, modules[name]):
+            digest.update(hashlib.sha256(part.encode()).digest())
+    return digest.hexdigest()[:16]
+
+
+_CALL = re.compile(r"(?<![\w.\]])([a-zA-Z_]\w*(?:\.\w+)*)\(")
+_HEAD = re.compile(r"^(?:default[ \t]+)?([a-zA-Z_]\w*)\(", re.MULTILINE)
+_IMPORT = re.compile(r"^import[ \t]+(data\.[\w.]+)(?:[ \t]+as[ \t]+(\w+))?", re.MULTILINE)
+_QUOTED_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*')
+_KEYWORDS = frozenset({"if", "in", "not", "some", "every", "else", "contains", "with", "as"})
+
+
+def _refuse_unproven_calls(name: str, source: str, *, own: frozenset[str]) -> None:
+    """Raise `PolicyLoadError` for a call to a function on which engines may disagree, or which one may lack."""
+    code = _QUOTED_OR_COMMENT.sub(" ", source)
+    if re.search(r"\bwith\b", code):
+        raise PolicyLoadError(
+            f"The policy file {name} replaces its input by `with`, which only a test may do."
+        )
+    imported = {alias or path.rsplit(".", 1)[-1] for path, alias in _IMPORT.findall(code)}
+    for call in _CALL.findall(code):
+        first = call.split(".", 1)[0]
+        if call not in own | BUILTINS | _KEYWORDS and first not in imported | {"data"}:
+            raise PolicyLoadError(
+                f"The policy file {name} calls {call}, which is not one of the functions on which every engine agrees.",
+            )
+
+
+def _defined(sources: Iterable[str]) -> frozenset[str]:
+    return frozenset(
+        found for source in sources for found in _HEAD.findall(_QUOTED_OR_COMMENT.sub(" ", source))
+    )
+
+
+def _self_test(engine: _EmbeddedEngine, policy_dir: Path) -> None:
+    """Put every row of the folder's tables to the engine; raise `PolicyLoadError` at the first that differs."""
+    allowed = denied = 0
+    for path in sorted((policy_dir / "tests").glob("*.json")):
+        for row in _read_rows(path):
+            decision = judge(engine, row.document)
+            if decision.failed or (decision.allow, decision.reasons) != (row.allow, row.deny):
+                raise PolicyLoadError(
+                    f"The policy in {policy_dir} decides the row {row.name!r} of {path.name} otherwise than expected:"
+                    f" {_told(decision)} instead of {_expected(row)}.",
+                )
+            allowed, denied = allowed + row.allow, denied + (not row.allow)
+    if not allowed or not denied:
+        raise PolicyLoadError(
+            f"The policy in {policy_dir} proves nothing: its tests must hold a row that is allowed and one that is not.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    document: object
+    allow: bool
+    deny: tuple[Reason, ...]
+
+
+def _read_rows(path: Path) -> list[_Row]:
+    try:
+        return [_read_row(item) for item in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PolicyLoadError(f"The policy's table {path} cannot be read: {_first_line(error)}") from error
+
+
+def _read_row(item: dict[str, Any]) -> _Row:
+    reasons = (Reason(reason["reason"], reason["capability"]) for reason in item["deny"])
+    expected = tuple(sorted(reasons, key=lambda r: (r.reason, r.capability)))
+    return _Row(str(item["name"]), item["input"], item["allow"] is True, expected)
+
+
+def _told(decision: Decision) -> str:
+    if decision.failed:
+        return "no answer"
+    return _verdict(decision.allow, decision.reasons)
+
+
+def _expected(row: _Row) -> str:
+    return _verdict(row.allow, row.deny)
+
+
+def _verdict(allow: bool, reasons: Iterable[Reason]) -> str:
+    told = ", ".join(f"{reason.reason} {reason.capability}".strip() for reason in reasons)
+    return "allow" if allow else f"deny ({told})"
+
+
+_ENGINE_MESSAGE = re.compile(r"\(errormsg \d+:([^()\n]*)")
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an operator can use of an error: the engine wraps its one sentence in a whole syntax tree."""
+    text = str(error)
+    found = _ENGINE_MESSAGE.search(text)
+    lines = [found[1]] if found else text.splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".") + "."

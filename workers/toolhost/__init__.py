@@ -1,0 +1,1 @@
+"""Owns the MCP servers that carry the tools."""

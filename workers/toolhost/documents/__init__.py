@@ -1,0 +1,1 @@
+"""Reads, indexes and serves a folder of documents: what research over local files rests on."""

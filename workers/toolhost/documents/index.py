@@ -1,0 +1,533 @@
+"""Remembers the text of a folder and finds passages in it; decides which passages a question deserves.
+
+    folder --walk--> files --reading--> documents --passages--> one SQLite file per folder, full text indexed
+                                                                        |
+    question --terms--> OR query --bm25 (heading x 3)--> best documents --> their passages, then others'
+
+A refresh is one transaction: a process killed in the middle leaves the index as it was before. A damaged
+index file is thrown away and built anew, since the folder holds everything that was in it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self, TypeAlias, TypeVar
+
+from agents import terms
+from workers.toolhost.documents import passages, reading
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many of how many files have been looked at."""
+
+_T = TypeVar("_T")
+
+_VERSION: Final = "4"
+_BUSY_S: Final = 60.0
+_POOL: Final = 400
+_PER_DOCUMENT: Final = 50
+_OTHERS_EVERY: Final = 4
+_DOCUMENT_SHARE: Final = 1.0
+_HEADING_SHARE: Final = 0.3
+_MOST_TERMS: Final = 64
+
+_SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE document (
+    document_id INTEGER PRIMARY KEY,
+    locator     TEXT NOT NULL UNIQUE,
+    size        INTEGER NOT NULL,
+    mtime_ns    INTEGER NOT NULL,
+    title       TEXT NOT NULL,
+    media_type  TEXT NOT NULL,
+    text        TEXT NOT NULL,
+    sha256      TEXT NOT NULL,
+    text_sha256 TEXT NOT NULL,
+    note        TEXT NOT NULL,
+    reason      TEXT NOT NULL
+);
+CREATE TABLE passage (
+    passage_id  INTEGER PRIMARY KEY,
+    document_id INTEGER NOT NULL,
+    heading     TEXT NOT NULL,
+    start       INTEGER NOT NULL,
+    finish      INTEGER NOT NULL
+);
+CREATE INDEX passage_document ON passage (document_id);
+CREATE VIRTUAL TABLE words USING fts5 (title, heading, body, named, tokenize = 'porter unicode61');
+"""
+
+_MATCH: Final = """
+  SELECT words.rowid, passage.document_id, passage.heading, -bm25(words, 1.0, 3.0, 1.0, 2.0) AS score
+    FROM words
+    JOIN passage ON passage.passage_id = words.rowid
+   WHERE words MATCH ?
+ORDER BY score DESC, words.rowid
+   LIMIT ?
+"""
+
+
+class FolderNotFound(Exception):
+    """There is nothing at the path that was given."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"There is no folder {folder}.")
+        self.folder = folder
+
+
+class NotAFolder(Exception):
+    """The path that was given is a file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is a file; give the folder it is in.")
+        self.folder = folder
+
+
+class NothingReadable(Exception):
+    """The folder holds no document that can be read; `skipped` says why each file was left out."""
+
+    def __init__(self, folder: Path, skipped: tuple[reading.Unreadable, ...]) -> None:
+        why = (
+            f" {len(skipped)} were skipped; the first, {skipped[0].locator}: {skipped[0].reason}"
+            if skipped
+            else ""
+        )
+        super().__init__(f"The folder {folder} holds no document that can be read.{why}")
+        self.folder = folder
+        self.skipped = skipped
+
+
+class IndexUnavailable(Exception):
+    """The index itself cannot be used now: its disk is full or read-only, or another process holds it too long."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"The index {path.name} in {path.parent} cannot be used: {reason}.")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an index holds; `fingerprint` is the same for the same documents, wherever they are kept."""
+
+    documents: int
+    passages: int
+    skipped: tuple[reading.Unreadable, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A passage that was found: the document's text from `start` up to `end`; a higher `score` is a better match."""
+
+    locator: str
+    title: str
+    heading: tuple[str, ...]
+    sha256: str
+    text_sha256: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    locator: str
+    path: Path
+    size: int
+    mtime_ns: int
+    refused: str = ""
+
+
+class DocumentIndex:
+    """The index of one folder; any number of threads and processes may use it at once."""
+
+    def __init__(self, folder: Path, cache_dir: Path) -> None:
+        self.folder = folder
+        self.path = cache_dir / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.sqlite3"
+        self._cache_dir = cache_dir
+        self._mending = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: Path, cache_dir: Path) -> Self:
+        """Return the index of `folder`, kept in `cache_dir`; it is empty until the first `refresh`.
+
+        Raises:
+            FolderNotFound: nothing is there.
+            NotAFolder: a file is there.
+            IndexUnavailable: `cache_dir` cannot be made.
+        """
+        try:
+            resolved = folder.expanduser().resolve()
+            found, is_folder = resolved.exists(), resolved.is_dir()
+        except (OSError, RuntimeError, ValueError):
+            raise FolderNotFound(folder) from None
+        if not found:
+            raise FolderNotFound(folder)
+        if not is_folder:
+            raise NotAFolder(folder)
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise IndexUnavailable(cache_dir, error.strerror or type(error).__name__) from error
+        return cls(resolved, cache_dir.resolve())
+
+    def refresh(self, progress: Progress | None = None) -> Summary:
+        """Bring the index up to date with the folder, reading only what has changed.
+
+        Raises:
+            NothingReadable: no file of the folder gives any text.
+            IndexUnavailable: the index cannot be written now.
+        """
+        summary = self._safely(lambda connection: self._refresh(connection, progress))
+        if not summary.documents:
+            raise NothingReadable(self.folder, summary.skipped)
+        return summary
+
+    def is_built(self) -> bool:
+        """Tell whether the folder has been indexed before."""
+        return self.path.exists() and self._safely(_fingerprint) != ""
+
+    def search(self, query: str, limit: int) -> list[Passage]:
+        """Return up to `limit` passages that match the query, best first; the same index gives the same list."""
+        expression = _expression(query)
+        if not expression or limit < 1:
+            return []
+        return self._safely(lambda connection: _search(connection, expression, query, limit))
+
+    def fetch(self, locator: str) -> reading.Document | None:
+        """Return a document as it was when it was indexed, or `None` if the index has none of that name."""
+        return self._safely(lambda connection: _fetch(connection, locator))
+
+    # --- the file ---------------------------------------------------------------------------------------------
+
+    def _safely(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do `work` on the index, building it anew first if the file turns out to be damaged."""
+        try:
+            with self._connected() as connection:
+                return work(connection)
+        except sqlite3.OperationalError as error:
+            if not _is_damage(error):
+                raise IndexUnavailable(self.path, str(error)) from error
+        except sqlite3.DatabaseError:
+            pass  # not a database, or not the one that was written
+        with self._mending:
+            self._discard()
+            with self._connected() as connection:
+                self._refresh(connection, None)
+        with self._connected() as connection:
+            return work(connection)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+        try:
+            _keep_a_log(connection)
+            connection.execute("PRAGMA synchronous = NORMAL")
+            _prepare(connection)
+            yield connection
+        finally:
+            connection.close()
+
+    def _discard(self) -> None:
+        # The log goes first: a log left beside a new file would be replayed into it.
+        for suffix in ("-wal", "-shm", "-journal", ""):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    # --- refreshing -------------------------------------------------------------------------------------------
+
+    def _refresh(self, connection: sqlite3.Connection, progress: Progress | None) -> Summary:
+        with _transaction(connection):
+            known = {
+                locator: (document_id, size, mtime_ns)
+                for document_id, locator, size, mtime_ns in connection.execute(
+                    "SELECT document_id, locator, size, mtime_ns FROM document"
+                )
+            }
+            files = sorted(self._walk(), key=lambda file: file.locator)
+            for done, file in enumerate(files, 1):
+                before = known.pop(file.locator, None)
+                if before is None or before[1:] != (file.size, file.mtime_ns) or file.refused:
+                    if before is not None:
+                        _forget(connection, before[0])
+                    self._remember(connection, file)
+                if progress is not None:
+                    progress(done, len(files))
+            for document_id, _, _ in known.values():
+                _forget(connection, document_id)
+            return _summary(connection)
+
+    def _remember(self, connection: sqlite3.Connection, file: _File) -> None:
+        read: reading.Reading
+        if file.refused:
+            read = reading.Unreadable(file.locator, file.refused)
+        else:
+            read = reading.read(file.path, root=self.folder)
+        if isinstance(read, reading.Unreadable):
+            values = ("", "", "", "", "", "", read.reason)
+        else:
+            values = (read.title, read.media_type, read.text, read.sha256, read.text_sha256, read.note, "")
+        passing = isinstance(read, reading.Unreadable) and read.passing
+        document_id = connection.execute(
+            "INSERT INTO document (locator, size, mtime_ns, title, media_type, text, sha256, text_sha256, note, reason)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (file.locator, file.size, -1 if passing else file.mtime_ns, *values),
+        ).lastrowid
+        if isinstance(read, reading.Unreadable):
+            return
+        title = terms.spaced(f"{read.title} {terms.locator_words(read.locator)}")
+        for span in passages.cut(read):
+            body = read.text[span.start : span.end]
+            above = " / ".join(span.heading)
+            passage_id = connection.execute(
+                "INSERT INTO passage (document_id, heading, start, finish) VALUES (?, ?, ?, ?)",
+                (document_id, json.dumps(span.heading, ensure_ascii=False), span.start, span.end),
+            ).lastrowid
+            named = " ".join(terms.encoded(name) for name in dict.fromkeys(terms.named(f"{above}\n{body}")))
+            connection.execute(
+                "INSERT INTO words (rowid, title, heading, body, named) VALUES (?, ?, ?, ?, ?)",
+                (passage_id, title, terms.spaced(above), terms.spaced(body), named),
+            )
+
+    def _walk(self) -> Iterator[_File]:
+        """Yield every file of the folder but hidden ones and the index itself."""
+        for where, folders, names in os.walk(self.folder):
+            here = Path(where)
+            folders.sort()
+            for name in list(folders):
+                path = here / name
+                if name.startswith(".") or name == "__pycache__" or path == self._cache_dir:
+                    folders.remove(name)
+                elif path.is_symlink():
+                    folders.remove(name)
+                    reason = "It is a link to another folder; links to folders are not followed."
+                    yield _File(reading.locator_of(path, self.folder), path, 0, 0, reason)
+            for name in names:
+                if not name.startswith("."):
+                    yield self._file(here / name)
+
+    def _file(self, path: Path) -> _File:
+        locator = reading.locator_of(path, self.folder)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return _File(locator, path, 0, 0, "The file is a link to nothing, or it has just been removed.")
+        except OSError as error:
+            return _File(locator, path, 0, 0, f"The file cannot be looked at: {error.strerror}.")
+        if not stat.S_ISREG(status.st_mode):
+            return _File(locator, path, 0, 0, "It is not an ordinary file.")
+        return _File(locator, path, status.st_size, status.st_mtime_ns)
+
+
+# --- the database ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Let readers read while somebody writes. The first connections to a new file may be in each other's way.
+
+    SQLite does not wait by itself for this one lock, as it does for all others.
+    """
+    give_up = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Create the tables if the file is new or was written by another version."""
+    if _version(connection) == _VERSION:
+        return
+    with _transaction(connection):
+        if _version(connection) == _VERSION:  # another process was first
+            return
+        for kind, name in connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE type = 'table' AND name IN ('meta', 'document', 'passage', 'words')"
+        ).fetchall():
+            connection.execute(f"DROP {kind} {name}")
+        for statement in _SCHEMA.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute("INSERT INTO meta (key, value) VALUES ('version', ?)", (_VERSION,))
+
+
+def _version(connection: sqlite3.Connection) -> str:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        return ""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+    return str(row[0]) if row else ""
+
+
+def _fingerprint(connection: sqlite3.Connection) -> str:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
+    return str(row[0]) if row else ""
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """Tell a damaged file from one that is only busy or on a full disk."""
+    told = str(error).lower()
+    return any(
+        word in told for word in ("malformed", "no such table", "no such column", "vtable constructor")
+    )
+
+
+def _forget(connection: sqlite3.Connection, document_id: int) -> None:
+    connection.execute(
+        "DELETE FROM words WHERE rowid IN (SELECT passage_id FROM passage WHERE document_id = ?)",
+        (document_id,),
+    )
+    connection.execute("DELETE FROM passage WHERE document_id = ?", (document_id,))
+    connection.execute("DELETE FROM document WHERE document_id = ?", (document_id,))
+
+
+def _summary(connection: sqlite3.Connection) -> Summary:
+    documents = connection.execute(
+        "SELECT locator, sha256 FROM document WHERE reason = '' ORDER BY locator"
+    ).fetchall()
+    skipped = connection.execute(
+        "SELECT locator, reason FROM document WHERE reason <> '' ORDER BY locator"
+    ).fetchall()
+    listing = "".join(f"{sha256}  {locator}\n" for locator, sha256 in documents)
+    fingerprint = hashlib.sha256(listing.encode()).hexdigest()
+    connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('fingerprint', ?)", (fingerprint,))
+    (count,) = connection.execute("SELECT count(*) FROM passage").fetchone()
+    unread = tuple(reading.Unreadable(locator, reason) for locator, reason in skipped)
+    return Summary(len(documents), int(count), unread, fingerprint)
+
+
+def _fetch(connection: sqlite3.Connection, locator: str) -> reading.Document | None:
+    row = connection.execute(
+        "SELECT locator, title, media_type, text, sha256, text_sha256, note FROM document"
+        " WHERE locator = ? AND reason = ''",
+        (locator,),
+    ).fetchone()
+    if row is None:
+        return None
+    document = reading.Document(*row)
+    if hashlib.sha256(document.text.encode()).hexdigest() != document.text_sha256:
+        raise sqlite3.DatabaseError("a document in the index is not what was put there")
+    return document
+
+
+# --- searching ------------------------------------------------------------------------------------------------
+
+
+def _expression(query: str) -> str:
+    """Return the full-text query for a question: any of its terms will do, framing words only for want of others."""
+    asked = terms.asked(query)
+    telling = [term for term in asked if term.weight > terms.FRAMING] or asked
+    phrases = [term.phrase for term in telling] or terms.words(query)
+    quoted = [
+        f'"{terms.spaced(phrase)}"' for phrase in dict.fromkeys(phrases) if any(map(str.isalnum, phrase))
+    ]
+    return " OR ".join(quoted[:_MOST_TERMS])
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    passage_id: int
+    document_id: int
+    heading: tuple[str, ...]
+    score: float
+
+
+def _search(connection: sqlite3.Connection, expression: str, query: str, limit: int) -> list[Passage]:
+    hits = [
+        _Hit(passage_id, document_id, tuple(json.loads(heading)), score)
+        for passage_id, document_id, heading, score in connection.execute(
+            _MATCH, (expression, max(_POOL, limit * 4))
+        )
+    ]
+    found = (_passage(connection, hit) for hit in _mixed(_ranked(hits, query), limit * 2))
+    return _distinct(found, limit)
+
+
+def _ranked(hits: list[_Hit], query: str) -> list[_Hit]:
+    """Return the hits best first, weighing in their documents and their headings.
+
+    A document is as good as the sum of its passages among the hits, up to a few dozen: one that speaks of
+    the subject throughout beats one that has the words once. A heading that names what was asked and
+    nothing else beats one that adds to it.
+    """
+    worth: defaultdict[int, float] = defaultdict(float)
+    counted: Counter[int] = Counter()
+    for hit in hits:
+        counted[hit.document_id] += 1
+        if counted[hit.document_id] <= _PER_DOCUMENT:
+            worth[hit.document_id] += hit.score
+    best = max(worth.values(), default=1.0)
+    asked = {term.key for term in terms.asked(query)}
+    scored = [
+        replace(
+            hit,
+            score=hit.score
+            * (1 + _DOCUMENT_SHARE * worth[hit.document_id] / best)
+            * (1 + _HEADING_SHARE * _named_by(hit.heading, asked)),
+        )
+        for hit in hits
+    ]
+    return sorted(scored, key=lambda hit: (-hit.score, hit.passage_id))
+
+
+def _named_by(heading: tuple[str, ...], asked: set[str]) -> float:
+    """Return the share of the innermost heading that the question names."""
+    keys = set(terms.keys(heading[-1])) if heading else set()
+    return len(keys & asked) / len(keys) if keys else 0.0
+
+
+def _mixed(ranked: list[_Hit], limit: int) -> list[_Hit]:
+    """Return the first hits, keeping a place now and then for documents other than the first one's."""
+    leading = ranked[0].document_id if ranked else 0
+    inside = deque(hit for hit in ranked if hit.document_id == leading)
+    outside = deque(hit for hit in ranked if hit.document_id != leading)
+    chosen: list[_Hit] = []
+    for place in range(1, min(limit, len(ranked)) + 1):
+        others_turn = outside and (place % _OTHERS_EVERY == 0 or not inside)
+        if others_turn or (outside and inside and outside[0].score > inside[0].score):
+            chosen.append(outside.popleft())
+        else:
+            chosen.append(inside.popleft())
+    return chosen
+
+
+def _distinct(found: Iterable[Passage], limit: int) -> list[Passage]:
+    """Return the first passages that differ in their text: a copied chapter is no second source."""
+    kept: dict[str, Passage] = {}
+    for passage in found:
+        if len(kept) < limit:
+            kept.setdefault(passage.text, passage)
+    return list(kept.values())
+
+
+def _passage(connection: sqlite3.Connection, hit: _Hit) -> Passage:
+    start, end, locator, title, text, sha256, text_sha256 = connection.execute(
+        "SELECT start, finish, locator, title, substr(text, start + 1, finish - start), sha256, text_sha256"
+        " FROM passage JOIN document USING (document_id) WHERE passage_id = ?",
+        (hit.passage_id,),
+    ).fetchone()
+    return Passage(locator, title, hit.heading, sha256, text_sha256, start, end, text, round(hit.score, 6))

@@ -1,0 +1,163 @@
+"""Puts everything that works together, on top of what `orchestrator.wiring` opens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+
+from agents import profiles
+from agents.minds import MINDS
+from agents.toolbox import Mind
+from orchestrator import house
+from orchestrator.bus import CeleryBus
+from orchestrator.domain.errors import Misconfigured, Unavailable
+from orchestrator.domain.lifecycle import ALIVE
+from orchestrator.domain.plan import Agent
+from orchestrator.messages import Topic
+from orchestrator.relay import Relay, Sweeper
+from orchestrator.store import Alive
+from orchestrator.telemetry import log
+from orchestrator.wiring import Core
+from workers import celery_app
+from workers.completion_consumer import CompletionConsumer
+from workers.dead_letter_consumer import DeadLetterConsumer
+from workers.executor import Executor
+from workers.gate.gate import Gate
+from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
+from workers.step_consumer import StepConsumer
+from workers.toolhost import model, registry
+from workers.toolhost.documents import server as documents_server
+from workers.toolhost.host import ToolHost
+
+ANSWER_TOKENS = 4_000
+"""Tokens reserved for a model's answer before it is asked."""
+
+_EVERYTHING = 1_000_000
+
+Builtins = Mapping[str, Callable[[], MCPServer]]
+
+
+class Workshop:
+    """Everything that works, in this process: relay, sweeper, and a worker with its minds, gate and tools."""
+
+    def __init__(
+        self,
+        opened: Core,
+        *,
+        minds: Mapping[Agent, Mind] = MINDS,
+        builtins: Builtins | None = None,
+        tools: registry.Registry | None = None,
+        crash_point: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        settings, conductor = opened.settings, opened.conductor
+        self._conductor = conductor
+        self._in_memory = settings.broker_url.startswith("memory:")
+        self._stopping = threading.Event()
+        self._alive = Alive(opened.dsn)
+        try:
+            profiles_by_name = profiles.load(house.path("agents"))
+            tools = tools or registry.load(house.path("configs/tool_registry.yaml"))
+            enforcer = EmbeddedEnforcer(house.path("policies"))
+        except (profiles.ProfileError, registry.RegistryError, PolicyLoadError) as error:
+            self._alive.close()
+            raise Misconfigured(str(error)) from error
+        self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})})
+        prices = {
+            "answer_tokens": ANSWER_TOKENS,
+            "input_uusd_per_1k": settings.model_input_uusd_per_1k,
+            "output_uusd_per_1k": settings.model_output_uusd_per_1k,
+        }
+        gate = Gate(conductor, enforcer, profiles_by_name, tools, self._host, prices)
+        self._executor = Executor(
+            conductor,
+            gate,
+            minds,
+            holder=self._alive.holder,
+            model=settings.model_name if settings.model_base_url else "",
+            step_timeout_s=settings.step_timeout_s,
+            crash_point=crash_point,
+        )
+        self._app = celery_app.make(
+            settings.broker_url,
+            {
+                Topic.STEPS: StepConsumer(conductor, self._executor).take,
+                Topic.COMPLETIONS: CompletionConsumer(conductor).take,
+                Topic.DEAD: DeadLetterConsumer(conductor).take,
+            },
+        )
+        self._ready = threading.Event()
+        self._worker = celery_app.worker(
+            self._app, concurrency=settings.concurrency, ready=lambda _: self._ready.set()
+        )
+        relay = Relay(opened.store, CeleryBus(self._app))
+        sweeper = Sweeper(conductor, every_s=settings.sweep_every_s, alive=self._alive.renew)
+        self._threads = [
+            threading.Thread(target=self._worker.start, name="worker", daemon=True),
+            threading.Thread(target=relay.forever, args=(self._stopping,), name="relay", daemon=True),
+            threading.Thread(target=sweeper.forever, args=(self._stopping,), name="sweeper", daemon=True),
+        ]
+
+    def start(self, *, timeout_s: float = 30.0) -> None:
+        """Begin to work; returns once the worker takes messages, or raises `Unavailable`."""
+        self._forget_the_past()
+        if self._in_memory:
+            # what was queued died with the process that queued it
+            self._conductor.offer_again(timedelta(0), limit=_EVERYTHING)
+        for thread in self._threads:
+            thread.start()
+        if not self._ready.wait(timeout_s):
+            raise Unavailable(f"The worker did not start within {timeout_s:g} s.")
+        log.info("worker.started", holder=self._alive.holder)
+
+    def stop(self, *, leave: bool = False) -> None:
+        """Stop taking work. What is in hand goes on to be somebody else's: its number is let go of.
+
+        With `leave`, the process is about to end and Celery's worker is not waited for, which takes seconds.
+        """
+        self._stopping.set()
+        state: Any = _celery_state()
+        state.should_stop = 0
+        for thread in self._threads[1:] if leave else self._threads:
+            thread.join(5.0)
+        if not leave:
+            state.should_stop = None
+        self._executor.close()
+        self._host.close()
+        self._alive.close()
+        log.info("worker.stopped", holder=self._alive.holder)
+
+    @staticmethod
+    def _forget_the_past() -> None:
+        # Celery keeps this for the process: a worker that stopped here before would stop the next at once
+        _celery_state().should_stop = None
+
+
+def _celery_state() -> Any:
+    from celery.worker import state
+
+    return state
+
+
+def _builtins(opened: Core) -> Builtins:
+    settings = opened.settings
+
+    def roots() -> list[Path]:
+        """The configured folders, and those of the plans in hand where the plans are this machine's owner's."""
+        if settings.database_url:
+            return list(settings.roots)
+        with opened.store.transaction() as tx:
+            named = [p.sources.get("documents") for p in tx.plans(limit=500) if p.state in ALIVE]
+        return [*settings.roots, *(Path(str(folder)) for folder in named if folder)]
+
+    endpoint = model.Endpoint(
+        settings.model_base_url, settings.model_name, settings.model_key_env, answer_tokens=ANSWER_TOKENS
+    )
+    return {
+        "documents": lambda: documents_server.build(roots, settings.data / "indexes"),
+        "model": lambda: model.build(endpoint),
+    }
