@@ -11,15 +11,19 @@ SEEDS ?= 100000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos bench docs up setup setup-dev lock clean format
+.PHONY: help run test check simulate chaos bench docs up up-here setup setup-dev lock clean format
 
 ##@ Use it
 
 run: setup ## Answer a question over real documents: GOAL="…" DOCS=folder DEPTH=1..5
 	@$(BIN)/orchestrator research "$(GOAL)" --depth $(DEPTH) $(if $(DOCS),--docs "$(DOCS)")
 
-up: setup ## Run the whole system on this machine until Ctrl-C
-	@$(BIN)/orchestrator up $(ARGS)
+up: ## Run the whole fleet until Ctrl-C: with Docker where an engine runs, else without; ARGS="--scale steps=4"
+	@if docker info >/dev/null 2>&1; then docker compose up --build $(ARGS); \
+		else $(MAKE) --no-print-directory up-here; fi
+
+up-here: setup-dev ## The same without Docker, on servers that are given or brought up here
+	@exec $(BIN)/python scripts/fleet.py $(STATE)/fleet $(ARGS)
 
 ##@ Trust it
 

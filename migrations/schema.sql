@@ -140,10 +140,18 @@ CREATE TABLE firing (
     fired_at timestamp with time zone NOT NULL,
     outcome text NOT NULL,
     plan_id uuid,
+    reason text,
+    key text,
     CONSTRAINT firing_pkey PRIMARY KEY (schedule_id, due_at),
+    CONSTRAINT firing_schedule_id_key_key UNIQUE (schedule_id, key),
     CONSTRAINT firing_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE SET NULL,
-    CONSTRAINT firing_schedule_id_fkey FOREIGN KEY (schedule_id) REFERENCES schedule(schedule_id) ON DELETE CASCADE
+    CONSTRAINT firing_schedule_id_fkey FOREIGN KEY (schedule_id) REFERENCES schedule(schedule_id) ON DELETE CASCADE,
+    CONSTRAINT a_plan_only_when_it_fired CHECK (((plan_id IS NULL) OR (outcome = 'fired'::text))),
+    CONSTRAINT a_reason_when_it_did_not_fire CHECK (((reason IS NOT NULL) OR (outcome = ANY (ARRAY['fired'::text, 'queued'::text])))),
+    CONSTRAINT firing_outcome_check CHECK ((outcome = ANY (ARRAY['fired'::text, 'queued'::text, 'skipped_misfire'::text, 'skipped_overlap'::text, 'failed'::text])))
 );
+CREATE INDEX firing_of_plan ON public.firing USING btree (plan_id) WHERE (plan_id IS NOT NULL);
+CREATE INDEX firing_queued ON public.firing USING btree (schedule_id, due_at) WHERE (outcome = 'queued'::text);
 
 CREATE TABLE outbox (
     number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -221,6 +229,7 @@ CREATE TABLE schedule (
     paused boolean NOT NULL DEFAULT false,
     next_at timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
+    last_plan_id uuid,
     CONSTRAINT schedule_pkey PRIMARY KEY (schedule_id),
     CONSTRAINT schedule_tenant_name_key UNIQUE (tenant, name),
     CONSTRAINT schedule_misfire_check CHECK ((misfire = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text]))),

@@ -1,16 +1,34 @@
-"""Rings doorbells over Celery's broker connection; publishes what the relay hands it, and nothing else does."""
+"""Rings doorbells: publishes what the relay hands it, and nothing else publishes.
+
+Two twins behind one port. `CeleryBus` speaks to the broker in memory of embedded mode, through Celery. `RabbitBus`
+writes Celery's messages to RabbitMQ itself: a batch is sent in one go, every message `mandatory` and persistent, and
+`publish` returns when the broker has confirmed each of them. It has a connection of its own with timeouts, since a
+broker that is blocked answers nothing; what was sent and not confirmed is sent again, which costs a glance.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
+import time
+import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+import amqp
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.utils.url import parse_url
 
+from orchestrator import topology
 from orchestrator.domain.errors import BrokerUnavailable
 from orchestrator.messages import Message, Topic
-from orchestrator.topology import TASK_OF
+
+TIMEOUT_S: Final = 5.0
+"""How long a broker may take for an answer, in seconds."""
+
+HEARTBEAT_S: Final = 30
 
 
 class CeleryBus:
@@ -29,7 +47,7 @@ class CeleryBus:
             with self._app.producer_or_acquire() as producer:
                 for message in messages:
                     self._app.send_task(
-                        TASK_OF[message.topic],
+                        topology.TASK_OF[message.topic],
                         args=[message.body()],
                         queue=message.topic.value,
                         producer=producer,
@@ -44,3 +62,152 @@ class CeleryBus:
         with self._app.connection_for_write() as connection:
             channel: Any = connection.default_channel
             return int(channel.queue_declare(queue=topic.value, passive=True).message_count)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class RabbitBus:
+    """A bus on RabbitMQ; for one thread."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Any = None
+        self._channel: Any = None
+        self._open: set[int] = set()
+        self._sent = 0
+        self._refused: str | None = None
+        self._used_at = 0.0
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Publish a batch and return once every message is confirmed, or raise `BrokerUnavailable`."""
+        try:
+            channel = self._connected()
+            for message in messages:
+                self._sent += 1
+                self._open.add(self._sent)
+                channel.basic_publish(
+                    _framed(message), topology.EXCHANGE, topology.queue_of(message), mandatory=True
+                )
+            self._await_confirms()
+        except (amqp.AMQPError, OSError) as error:
+            self.close()
+            raise BrokerUnavailable(f"The broker does not answer: {error}") from error
+
+    def _await_confirms(self) -> None:
+        give_up = time.monotonic() + TIMEOUT_S
+        while self._open:
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{len(self._open)} messages were not confirmed within {TIMEOUT_S:g} s")
+            self._connection.drain_events(timeout=left)
+        if self._refused is not None:
+            raise ConnectionError(self._refused)
+
+    def depth(self, topic: Topic) -> int:
+        """How many messages wait in a topic's queue, of all priorities."""
+        names = topology.STEP_QUEUES if topic is Topic.STEPS else (topic.value,)
+        try:
+            channel = self._connected()
+            return sum(int(channel.queue_declare(name, passive=True).message_count) for name in names)
+        except (amqp.AMQPError, OSError) as error:
+            self.close()
+            raise BrokerUnavailable(f"The broker does not answer: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the connection; the next batch opens another."""
+        connection, self._connection, self._channel = self._connection, None, None
+        self._open.clear()
+        self._sent, self._refused = 0, None
+        if connection is not None:
+            # a blocked broker would keep a polite goodbye waiting: hang up instead
+            with contextlib.suppress(Exception):
+                connection.collect()
+
+    def _connected(self) -> Any:
+        now = time.monotonic()
+        if now - self._used_at > HEARTBEAT_S:
+            self.close()  # nobody answered heartbeats meanwhile: the broker may have hung up, or will
+        self._used_at = now
+        if self._channel is None:
+            self._connection = connect(self._url)
+            channel = self._connection.channel()
+            topology.declare(channel)
+            channel.events["basic_ack"].add(self._settle)
+            channel.events["basic_nack"].add(self._nacked)
+            channel.events["basic_return"].add(self._returned)
+            channel.confirm_select()
+            self._channel = channel
+        return self._channel
+
+    def _settle(self, tag: int, multiple: bool) -> None:
+        if multiple:
+            self._open = {other for other in self._open if other > tag}
+        else:
+            self._open.discard(tag)
+
+    def _nacked(self, tag: int, multiple: bool) -> None:
+        self._refused = "the broker refused a message"
+        self._settle(tag, multiple)
+
+    def _returned(self, *returned: Any) -> None:
+        # a queue is gone, as after a wipe: declare everything again with the next connection
+        self._refused = f"the broker has no queue for a message ({returned[0]})"
+
+
+def connect(url: str, *, timeout_s: float = TIMEOUT_S, heartbeat_s: int = HEARTBEAT_S) -> Any:
+    """Open an AMQP connection with timeouts for connecting, reading and writing."""
+    at = parse_url(url)
+    connection: Any = amqp.Connection(
+        host=f"{at['hostname'] or '127.0.0.1'}:{at['port'] or 5672}",
+        userid=at["userid"] or "guest",
+        password=at["password"] or "guest",
+        virtual_host=at["virtual_host"] or "/",
+        connect_timeout=timeout_s,
+        read_timeout=timeout_s,
+        write_timeout=timeout_s,
+        heartbeat=heartbeat_s,
+        socket_settings={socket.TCP_NODELAY: 1},
+        ssl=url.startswith("amqps:"),
+    )
+    connection.connect()
+    return connection
+
+
+def _framed(message: Message) -> amqp.Message:
+    """The message as Celery's protocol 2 has it, so that a stock worker can answer it and Flower can show it."""
+    task_id, body = uuid.uuid4().hex, message.body()
+    return amqp.Message(
+        json.dumps([[body], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
+        content_type="application/json",
+        content_encoding="utf-8",
+        delivery_mode=2,
+        correlation_id=task_id,
+        application_headers={
+            "lang": "py",
+            "task": topology.TASK_OF[message.topic],
+            "id": task_id,
+            "root_id": task_id,
+            "parent_id": None,
+            "group": None,
+            "argsrepr": f"({message.ref.plan_id} step {message.ref.number},)",
+            "kwargsrepr": "{}",
+            "retries": 0,
+            "timelimit": [None, None],
+            "eta": None,
+            "expires": None,
+            "ignore_result": True,
+            "origin": "relay",
+        },
+    )
+
+
+def read(raw: Any) -> Sequence[object]:
+    """Return the arguments of a Celery message as received; raises `ValueError` when it is none, or has none."""
+    try:
+        told = json.loads(bytes(raw) if isinstance(raw, memoryview) else raw)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"it cannot be read: {error}") from error
+    if not (isinstance(told, list) and told and isinstance(told[0], list) and told[0]):
+        raise ValueError("it has no list of arguments")
+    return told[0]

@@ -156,27 +156,35 @@ class Conductor:
         Raises `KeyReused` when the key came with another request before.
         """
         with self._store.transaction() as tx:
-            made = self._made_before(tx, asked)
-            if made is not None:
-                return made
-            plan_id = self._new_id()
-            deadline = tx.now() + timedelta(seconds=asked.budget.seconds)
-            if not tx.add_plan(plan_id, asked, deadline):  # another replica was first with this key
-                return self._must(self._made_before(tx, asked))
-            desk = self._open(tx, plan_id)
-            desk.event("plan.submitted", {"goal": asked.goal, "depth": asked.depth, "by": asked.requester})
-            desk.audit(
-                "plan.submitted",
-                {
-                    "by": asked.requester,
-                    "depth": asked.depth,
-                    "goal_sha256": digest(asked.goal),
-                    "tenant": asked.tenant,
-                    "budget": asked.budget.as_json(),
-                },
-            )
-            self._plan_steps(desk, (ooda.first(),))
-            return self._must(tx.plan(plan_id))
+            return self.submit_within(tx, asked)
+
+    def submit_within(self, tx: Tx, asked: Request, *, origin: Mapping[str, Json] | None = None) -> Plan:
+        """Do what `submit` does as a part of a transaction; `origin` says in event and audit what asked for it."""
+        made = self._made_before(tx, asked)
+        if made is not None:
+            return made
+        plan_id = self._new_id()
+        deadline = tx.now() + timedelta(seconds=asked.budget.seconds)
+        if not tx.add_plan(plan_id, asked, deadline):  # another replica was first with this key
+            return self._must(self._made_before(tx, asked))
+        desk = self._open(tx, plan_id)
+        came = dict(origin or {})
+        desk.event(
+            "plan.submitted", {"goal": asked.goal, "depth": asked.depth, "by": asked.requester, **came}
+        )
+        desk.audit(
+            "plan.submitted",
+            {
+                "by": asked.requester,
+                "depth": asked.depth,
+                "goal_sha256": digest(asked.goal),
+                "tenant": asked.tenant,
+                "budget": asked.budget.as_json(),
+                **came,
+            },
+        )
+        self._plan_steps(desk, (ooda.first(),))
+        return self._must(tx.plan(plan_id))
 
     def _made_before(self, tx: Tx, asked: Request) -> Plan | None:
         found = tx.plan_of_key(asked.tenant, asked.key) if asked.key else None
@@ -190,12 +198,16 @@ class Conductor:
     def cancel(self, plan_id: str, *, by: str, reason: str = "asked for") -> None:
         """End a plan now; a worker that still runs one of its steps can no longer write."""
         with self._store.transaction() as tx:
-            desk = self._open(tx, plan_id)
-            if not tx.move_plan(plan_id, PlanMove.CANCEL, reason=reason):
-                raise IllegalMove("plan", desk.plan.state, PlanMove.CANCEL)
-            self._cancel_steps(desk)
-            desk.event("plan.cancelled", {"by": by, "reason": reason})
-            desk.audit("plan.cancelled", {"by": by, "reason": reason})
+            self.cancel_within(tx, plan_id, by=by, reason=reason)
+
+    def cancel_within(self, tx: Tx, plan_id: str, *, by: str, reason: str) -> None:
+        """Do what `cancel` does as a part of a transaction."""
+        desk = self._open(tx, plan_id)
+        if not tx.move_plan(plan_id, PlanMove.CANCEL, reason=reason):
+            raise IllegalMove("plan", desk.plan.state, PlanMove.CANCEL)
+        self._cancel_steps(desk)
+        desk.event("plan.cancelled", {"by": by, "reason": reason})
+        desk.audit("plan.cancelled", {"by": by, "reason": reason})
 
     def _cancel_steps(self, desk: _Desk) -> None:
         for step in desk.tx.steps(desk.plan.plan_id):
@@ -218,10 +230,7 @@ class Conductor:
         Raises `NotFound` for a plan or step that does not exist.
         """
         with self._store.transaction() as tx:
-            desk = self._open(tx, ref.plan_id)
-            step = tx.step(ref)
-            if step is None:
-                raise NotFound("step", f"{ref.number} in plan {ref.plan_id}")
+            desk, step = self._open_at(tx, ref)
             if desk.plan.state not in ALIVE or step.state is not StepState.READY:
                 return None
             if step.agent is Agent.RESEARCHER and desk.plan.overdue(tx.now()):
@@ -238,7 +247,7 @@ class Conductor:
             if desk.plan.state is PlanState.QUEUED and tx.move_plan(ref.plan_id, PlanMove.START):
                 desk.event("plan.started", {})
             desk.event("step.started", {"step": ref.number, "agent": step.agent, "attempt": claimed.attempt})
-            return Claimed(self._must(tx.plan(ref.plan_id)), claimed)
+            return Claimed(desk.plan, claimed)
 
     def renew(self, claimed: Claimed) -> bool:
         """Keep a step for another lease; `False` means that it is lost and the worker must stop."""
@@ -377,17 +386,14 @@ class Conductor:
     def settle(self, ref: StepRef) -> None:
         """Decide what follows a finished step, once; a repeat or a completion of a plan that ended does nothing."""
         with self._store.transaction() as tx:
-            desk = self._open(tx, ref.plan_id)
-            step = tx.step(ref)
-            if step is None:
-                raise NotFound("step", f"{ref.number} in plan {ref.plan_id}")
+            desk, step = self._open_at(tx, ref)
             if desk.plan.state not in ALIVE or step.state not in {StepState.SUCCEEDED, StepState.SKIPPED}:
                 return
             if not tx.mark_settled(ref):
                 return
-            steps = tx.steps(ref.plan_id)
-            finished = next(s for s in steps if s.number == ref.number)
-            match ooda.follow(desk.plan, finished, steps, overdue=desk.plan.overdue(tx.now())):
+            # only a join looks at its peers; reading all steps for every other would cost more than deciding
+            peers = tx.steps(ref.plan_id) if step.agent is Agent.RESEARCHER else ()
+            match ooda.follow(desk.plan, step, peers, overdue=desk.plan.overdue(tx.now())):
                 case ooda.Go(steps=following, partial=partial):
                     if partial:
                         tx.mark_partial(ref.plan_id)
@@ -710,6 +716,15 @@ class Conductor:
         if plan is None:
             raise NotFound("plan", plan_id)
         return _Desk(tx, plan, self._sealer)
+
+    def _open_at(self, tx: Tx, ref: StepRef) -> tuple[_Desk, Step]:
+        found = tx.lock_step(ref)
+        if found is None:
+            if tx.plan(ref.plan_id) is None:
+                raise NotFound("plan", ref.plan_id)
+            raise NotFound("step", f"{ref.number} in plan {ref.plan_id}")
+        plan, step = found
+        return _Desk(tx, plan, self._sealer), step
 
     def _plan_steps(self, desk: _Desk, steps: Sequence[NewStep]) -> None:
         made = desk.tx.add_steps(desk.plan.plan_id, steps, max_attempts=self._rules.max_attempts)

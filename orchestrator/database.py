@@ -100,6 +100,15 @@ def migrate(dsn: str) -> None:
         raise Unavailable(f"Postgres does not answer: {error}") from error
 
 
+def revision(dsn: str) -> str | None:
+    """Return the revision that the database is at now, asking over a connection of its own."""
+    try:
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=3) as connection:
+            return _current(connection)
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"Postgres does not answer: {error}") from error
+
+
 def head() -> str:
     """The revision this program expects."""
     return _revisions()[-1]

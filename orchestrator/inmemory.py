@@ -35,6 +35,7 @@ from orchestrator.domain.plan import (
     StepRef,
     StepState,
 )
+from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.messages import Message, Topic
 
 _K = TypeVar("_K")
@@ -85,6 +86,8 @@ class InMemoryStore:
         self.approval_rows: dict[str, Approval] = {}
         self.letter_rows: dict[str, DeadLetter] = {}
         self.outbox: list[Message] = []
+        self.schedule_rows: dict[str, Schedule] = {}
+        self.firing_rows: dict[tuple[str, datetime], Firing] = {}
 
     @contextmanager
     def transaction(self) -> Iterator[InMemoryTx]:
@@ -124,6 +127,10 @@ class InMemoryTx:
     def _append(self, rows: list[_V], value: _V) -> None:
         rows.append(value)
         self._undo.append(rows.pop)
+
+    def _remove(self, rows: dict[_K, _V], key: _K) -> None:
+        old = rows.pop(key)
+        self._undo.append(lambda: rows.__setitem__(key, old))
 
     def _change(self, plan_id: str, **changes: Any) -> None:
         self._put(self._store.plan_rows, plan_id, _with(self._store.plan_rows[plan_id], **changes))
@@ -171,18 +178,32 @@ class InMemoryTx:
     def lock_plan(self, plan_id: str) -> Plan | None:
         return self._store.plan_rows.get(plan_id)
 
+    def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
+        plan, step = self._store.plan_rows.get(ref.plan_id), self.step(ref)
+        return None if plan is None or step is None else (plan, step)
+
     def plan(self, plan_id: str) -> Plan | None:
         return self._store.plan_rows.get(plan_id)
 
     def plans(
-        self, *, tenant: str | None = None, state: str | None = None, limit: int = 50
+        self,
+        *,
+        tenant: str | None = None,
+        state: str | None = None,
+        behind: tuple[datetime, str] | None = None,
+        limit: int = 50,
     ) -> Sequence[Plan]:
         found = [
             p
             for p in self._store.plan_rows.values()
             if (tenant is None or p.tenant == tenant) and (state is None or p.state == state)
         ]
-        return sorted(found, key=lambda p: p.created_at, reverse=True)[:limit]
+        found.sort(key=lambda p: p.plan_id)
+        found.sort(key=lambda p: p.created_at, reverse=True)
+        if behind is not None:
+            at, plan_id = behind
+            found = [p for p in found if p.created_at < at or (p.created_at == at and p.plan_id > plan_id)]
+        return found[:limit]
 
     def move_plan(
         self, plan_id: str, move: PlanMove, *, reason: str | None = None, partial: bool | None = None
@@ -504,9 +525,102 @@ class InMemoryTx:
     # the relay
 
     def take_outbox(self, limit: int) -> Sequence[Message]:
-        taken = self._store.outbox[:limit]
+        plans = self._store.plan_rows
+        taken = [
+            Message(m.topic, m.ref, plans[m.ref.plan_id].priority) if m.ref.plan_id in plans else m
+            for m in self._store.outbox[:limit]
+        ]
         rest = self._store.outbox[limit:]
         old = self._store.outbox
         self._store.outbox = rest
         self._undo.append(lambda: setattr(self._store, "outbox", old))
         return taken
+
+    # schedules
+
+    def add_schedule(self, schedule: Schedule) -> bool:
+        rows = self._store.schedule_rows
+        if any((s.tenant, s.name) == (schedule.tenant, schedule.name) for s in rows.values()):
+            return False
+        self._put(rows, schedule.schedule_id, _with(schedule, created_at=self._at))
+        return True
+
+    def schedule(
+        self,
+        tenant: str,
+        name: str,
+        *,
+        lock: bool = False,  # noqa: ARG002
+    ) -> Schedule | None:
+        named = [s for s in self.schedules(tenant) if name in {s.name, s.schedule_id}]
+        return next(iter(sorted(named, key=lambda s: s.name != name)), None)
+
+    def schedules(self, tenant: str | None = None) -> Sequence[Schedule]:
+        found = [s for s in self._store.schedule_rows.values() if tenant is None or s.tenant == tenant]
+        return sorted(found, key=lambda s: (s.tenant, s.name))
+
+    def write_schedule(self, schedule: Schedule) -> None:
+        if schedule.schedule_id in self._store.schedule_rows:
+            self._put(self._store.schedule_rows, schedule.schedule_id, schedule)
+
+    def remove_schedule(self, schedule_id: str) -> bool:
+        if schedule_id not in self._store.schedule_rows:
+            return False
+        for key in [key for key in self._store.firing_rows if key[0] == schedule_id]:
+            self._remove(self._store.firing_rows, key)
+        self._remove(self._store.schedule_rows, schedule_id)
+        return True
+
+    def take_schedule(self) -> Schedule | None:
+        found = [s for s in self._store.schedule_rows.values() if not s.paused and self._may_begin(s)]
+        return min(found, key=lambda s: (s.next_at is None, s.next_at, s.schedule_id), default=None)
+
+    def _may_begin(self, schedule: Schedule) -> bool:
+        if schedule.next_at is not None and schedule.next_at <= self._at:
+            return True
+        last = self._store.plan_rows.get(schedule.last_plan_id or "")
+        waits = self.firings(schedule.schedule_id, outcome=FiringOutcome.QUEUED, limit=1)
+        return bool(waits) and (last is None or last.state not in ALIVE)
+
+    def next_tick_at(self) -> datetime | None:
+        return min(
+            (s.next_at for s in self._store.schedule_rows.values() if s.next_at and not s.paused),
+            default=None,
+        )
+
+    def add_firing(self, firing: Firing) -> bool:
+        if self.firing(firing.schedule_id, firing.due_at, key=firing.key) is not None:
+            return False
+        self._put(self._store.firing_rows, (firing.schedule_id, firing.due_at), firing)
+        return True
+
+    def firing(self, schedule_id: str, due_at: datetime, *, key: str | None = None) -> Firing | None:
+        rows = self._store.firing_rows
+        keyed = (f for f in rows.values() if f.schedule_id == schedule_id and key and f.key == key)
+        return next(keyed, rows.get((schedule_id, due_at)))
+
+    def end_firing(
+        self,
+        schedule_id: str,
+        due_at: datetime,
+        outcome: FiringOutcome,
+        *,
+        plan_id: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        firing = self._store.firing_rows.get((schedule_id, due_at))
+        if firing is None or firing.outcome is not FiringOutcome.QUEUED:
+            return False
+        ended = _with(firing, outcome=outcome, plan_id=plan_id, reason=reason, fired_at=self._at)
+        self._put(self._store.firing_rows, (schedule_id, due_at), ended)
+        return True
+
+    def firings(
+        self, schedule_id: str, *, outcome: FiringOutcome | None = None, limit: int = 50
+    ) -> Sequence[Firing]:
+        found = [
+            f
+            for f in self._store.firing_rows.values()
+            if f.schedule_id == schedule_id and (outcome is None or f.outcome is outcome)
+        ]
+        return sorted(found, key=lambda f: f.due_at, reverse=True)[:limit]

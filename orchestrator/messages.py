@@ -7,7 +7,7 @@ meet new code: an unknown version is a dead letter, not a guess.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
@@ -30,10 +30,11 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Look at this step of this plan."""
+    """Look at this step of this plan; `priority` is the plan's, and only chooses the queue."""
 
     topic: Topic
     ref: StepRef
+    priority: int = field(default=0, compare=False)
 
     def body(self) -> dict[str, Json]:
         """What is sent."""

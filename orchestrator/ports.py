@@ -31,6 +31,7 @@ from orchestrator.domain.plan import (
     Step,
     StepRef,
 )
+from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.messages import Message, Topic
 
 
@@ -55,14 +56,23 @@ class Tx(Protocol):
         """The plan, held against every other transaction until this one ends."""
         ...
 
+    def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
+        """The plan, held like `lock_plan`, and one of its steps; `None` if either is not there."""
+        ...
+
     def plan(self, plan_id: str) -> Plan | None:
         """The plan as it is."""
         ...
 
     def plans(
-        self, *, tenant: str | None = None, state: str | None = None, limit: int = 50
+        self,
+        *,
+        tenant: str | None = None,
+        state: str | None = None,
+        behind: tuple[datetime, str] | None = None,
+        limit: int = 50,
     ) -> Sequence[Plan]:
-        """The newest plans first."""
+        """The newest plans first; those behind one of that time and id, where it is given."""
         ...
 
     def move_plan(
@@ -264,6 +274,65 @@ class Tx(Protocol):
 
     def take_outbox(self, limit: int) -> Sequence[Message]:
         """Remove the oldest messages for publishing; they are back if the transaction does not commit."""
+        ...
+
+    # schedules
+
+    def add_schedule(self, schedule: Schedule) -> bool:
+        """Write a schedule; `False` if the tenant has one of that name."""
+        ...
+
+    def schedule(self, tenant: str, name: str, *, lock: bool = False) -> Schedule | None:
+        """The schedule of that name or id; held, where asked, until this transaction ends."""
+        ...
+
+    def schedules(self, tenant: str | None = None) -> Sequence[Schedule]:
+        """All schedules by name."""
+        ...
+
+    def write_schedule(self, schedule: Schedule) -> None:
+        """Write everything that may change about a schedule that this transaction holds."""
+        ...
+
+    def remove_schedule(self, schedule_id: str) -> bool:
+        """Remove a schedule and its firings; its plans stay. `False` if there is none."""
+        ...
+
+    def take_schedule(self) -> Schedule | None:
+        """One schedule that is due, or whose waiting tick may begin, held until this transaction ends.
+
+        Passes by those that another transaction holds.
+        """
+        ...
+
+    def next_tick_at(self) -> datetime | None:
+        """When the next schedule is due."""
+        ...
+
+    def add_firing(self, firing: Firing) -> bool:
+        """Write what became of a tick; `False` if that tick, or its key, is written already."""
+        ...
+
+    def firing(self, schedule_id: str, due_at: datetime, *, key: str | None = None) -> Firing | None:
+        """The firing under a key, or that of a tick."""
+        ...
+
+    def end_firing(
+        self,
+        schedule_id: str,
+        due_at: datetime,
+        outcome: FiringOutcome,
+        *,
+        plan_id: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Say what became of a queued tick; `False` if it is not queued."""
+        ...
+
+    def firings(
+        self, schedule_id: str, *, outcome: FiringOutcome | None = None, limit: int = 50
+    ) -> Sequence[Firing]:
+        """A schedule's firings, the newest tick first."""
         ...
 
 

@@ -28,6 +28,19 @@ SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
  WHERE plan_id = %(plan_id)s
    FOR UPDATE;
 
+-- name: lock_step
+-- One plan, held until the transaction ends, with one of its steps, and the time.
+SELECT p.*, COALESCE(%(now)s::timestamptz, now()) AS now, s.plan_id AS s_plan_id,
+       s.number AS s_number, s.agent AS s_agent, s.phase AS s_phase, s.state AS s_state, s.round AS s_round,
+       s.brief AS s_brief, s.attempt AS s_attempt, s.max_attempts AS s_max_attempts, s.claim AS s_claim,
+       s.holder AS s_holder, s.leased_until AS s_leased_until, s.run_after AS s_run_after,
+       s.offered_at AS s_offered_at, s.verdict AS s_verdict, s.follow_ups AS s_follow_ups,
+       s.result AS s_result, s.reason AS s_reason, s.settled AS s_settled
+  FROM plan AS p
+  JOIN step AS s ON s.plan_id = p.plan_id AND s.number = %(number)s
+ WHERE p.plan_id = %(plan_id)s
+   FOR UPDATE OF p;
+
 -- name: plan
 -- One plan as it is.
 SELECT *
@@ -35,13 +48,26 @@ SELECT *
  WHERE plan_id = %(plan_id)s;
 
 -- name: plans
--- The newest plans first.
+-- The newest plans first, from behind the one that was submitted then under that id.
 SELECT *
   FROM plan
  WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
    AND (%(state)s::text IS NULL OR state = %(state)s)
+   AND (%(behind_at)s::timestamptz IS NULL
+        OR created_at < %(behind_at)s
+        OR (created_at = %(behind_at)s AND plan_id > %(behind_id)s::uuid))
  ORDER BY created_at DESC, plan_id
  LIMIT %(limit)s;
+
+-- name: tally
+-- What is there, in numbers: plans by state, open dead letters, running steps, the outbox and its oldest message.
+SELECT (SELECT COALESCE(jsonb_object_agg(p.state, p.plans), '{}')
+          FROM (SELECT state, count(*) AS plans FROM plan GROUP BY state) p) AS plans,
+       (SELECT count(*) FROM dead_letter WHERE state = 'open') AS dead_letters,
+       (SELECT count(*) FROM step WHERE state = 'running') AS running_steps,
+       count(*) AS waiting_messages,
+       COALESCE(EXTRACT(EPOCH FROM COALESCE(%(now)s::timestamptz, now()) - min(put_at)), 0)::float8 AS waiting_s
+  FROM outbox;
 
 -- name: move_plan
 -- Make one named move, if the plan is where the move begins.
@@ -54,8 +80,9 @@ UPDATE plan
    AND state = ANY(%(before)s)
 RETURNING plan_id;
 
--- name: write_counters
--- Bring a locked plan's counters up to what this transaction has added.
+-- name: write_down
+-- Write what a transaction has gathered about its locked plan: counters, events, audit records and messages.
+  WITH counted AS (
 UPDATE plan
    SET step_count   = step_count + %(steps)s,
        event_count  = event_count + %(events)s,
@@ -66,7 +93,24 @@ UPDATE plan
        spent_calls  = spent_calls + %(spent_calls)s,
        spent_tokens = spent_tokens + %(spent_tokens)s,
        spent_uusd   = spent_uusd + %(spent_uusd)s
- WHERE plan_id = %(plan_id)s;
+ WHERE plan_id = %(plan_id)s
+   AND %(touched)s),
+       told AS (
+INSERT INTO event (plan_id, number, at, kind, body)
+SELECT %(plan_id)s, e.number, COALESCE(%(now)s::timestamptz, now()), e.kind, e.body
+  FROM unnest(%(event_numbers)s::integer[], %(event_kinds)s::text[], %(event_bodies)s::jsonb[])
+       AS e (number, kind, body)),
+       sealed AS (
+INSERT INTO audit (chain, number, kind, body, prev, mac, key_id)
+SELECT %(plan_id)s, a.number, a.kind, a.body, a.prev, a.mac, a.key_id
+  FROM unnest(%(audit_numbers)s::integer[], %(audit_kinds)s::text[], %(audit_bodies)s::bytea[],
+              %(audit_prevs)s::bytea[], %(audit_macs)s::bytea[], %(audit_key_ids)s::text[])
+       AS a (number, kind, body, prev, mac, key_id))
+INSERT INTO outbox (topic, plan_id, step, put_at)
+SELECT m.topic, m.plan_id, m.step, COALESCE(%(now)s::timestamptz, now())
+  FROM unnest(%(message_topics)s::text[], %(message_plans)s::uuid[], %(message_steps)s::integer[])
+       WITH ORDINALITY AS m (topic, plan_id, step, at)
+ ORDER BY m.at;
 
 -- name: add_step
 -- Write a step that is ready, and offered to the bus by this transaction.
@@ -149,11 +193,6 @@ UPDATE step
    AND NOT settled
 RETURNING number;
 
--- name: add_event
--- Append an event under the number that the locked plan gives it.
-INSERT INTO event (plan_id, number, at, kind, body)
-VALUES (%(plan_id)s, %(number)s, COALESCE(%(now)s::timestamptz, now()), %(kind)s, %(body)s);
-
 -- name: events
 -- A plan's events by number, after one.
 SELECT plan_id::text, number, at, kind, body
@@ -162,11 +201,6 @@ SELECT plan_id::text, number, at, kind, body
    AND number > %(after)s
  ORDER BY number
  LIMIT %(limit)s;
-
--- name: add_audit
--- Append a sealed record to its chain.
-INSERT INTO audit (chain, number, kind, body, prev, mac, key_id)
-VALUES (%(chain)s, %(number)s, %(kind)s, %(body)s, %(prev)s, %(mac)s, %(key_id)s);
 
 -- name: audit
 -- A chain by number.
@@ -183,15 +217,16 @@ VALUES (%(topic)s, %(plan_id)s, %(step)s, COALESCE(%(now)s::timestamptz, now()))
 -- name: take_outbox
 -- Remove the oldest messages; another relay takes others.
   WITH oldest AS MATERIALIZED (
-           SELECT number
+           SELECT number, plan_id
              FROM outbox
             ORDER BY number
               FOR UPDATE SKIP LOCKED
             LIMIT %(limit)s)
 DELETE FROM outbox AS o
  USING oldest
+  LEFT JOIN plan AS p USING (plan_id)
  WHERE o.number = oldest.number
-RETURNING o.number, o.topic, o.plan_id::text, o.step;
+RETURNING o.number, o.topic, o.plan_id::text, o.step, COALESCE(p.priority, 0) AS priority;
 
 -- name: add_fact
 -- Write a fact; its evidence must be stored for the same tenant.
@@ -436,3 +471,115 @@ SELECT nextval('worker_number') AS holder;
 -- name: hold_alive
 -- Prove to be alive for as long as this session lasts.
 SELECT pg_try_advisory_lock(%(alive_class)s::integer, %(holder)s::integer) AS held;
+
+-- name: add_schedule
+-- Write a schedule, or return no row if the tenant has one of that name.
+INSERT INTO schedule (schedule_id, tenant, name, cron, timezone, request, misfire, overlap, paused, next_at,
+                      last_plan_id, created_at)
+VALUES (%(schedule_id)s, %(tenant)s, %(name)s, %(cron)s, %(timezone)s, %(request)s, %(misfire)s, %(overlap)s,
+        %(paused)s, %(next_at)s, %(last_plan_id)s, COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (tenant, name) DO NOTHING
+RETURNING schedule_id;
+
+-- name: schedule
+-- A tenant's schedule of that name or id.
+SELECT *
+  FROM schedule
+ WHERE tenant = %(tenant)s
+   AND (name = %(name)s OR schedule_id::text = %(name)s)
+ ORDER BY name = %(name)s DESC
+ LIMIT 1;
+
+-- name: lock_schedule
+-- A tenant's schedule of that name or id, held until the transaction ends.
+SELECT *
+  FROM schedule
+ WHERE tenant = %(tenant)s
+   AND (name = %(name)s OR schedule_id::text = %(name)s)
+ ORDER BY name = %(name)s DESC
+ LIMIT 1
+   FOR UPDATE;
+
+-- name: schedules
+-- All schedules by name.
+SELECT *
+  FROM schedule
+ WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+ ORDER BY tenant, name;
+
+-- name: write_schedule
+-- Write what may change about a schedule that this transaction holds.
+UPDATE schedule
+   SET cron         = %(cron)s,
+       timezone     = %(timezone)s,
+       request      = %(request)s,
+       misfire      = %(misfire)s,
+       overlap      = %(overlap)s,
+       paused       = %(paused)s,
+       next_at      = %(next_at)s,
+       last_plan_id = %(last_plan_id)s
+ WHERE schedule_id = %(schedule_id)s;
+
+-- name: remove_schedule
+-- Remove a schedule with its firings.
+DELETE FROM schedule
+ WHERE schedule_id = %(schedule_id)s
+RETURNING schedule_id;
+
+-- name: take_schedule
+-- One schedule that is due, or has a tick waiting for a plan that has ended; another replica takes another one.
+SELECT s.*
+  FROM schedule AS s
+ WHERE NOT s.paused
+   AND (s.next_at <= COALESCE(%(now)s::timestamptz, now())
+        OR (EXISTS (SELECT FROM firing AS f WHERE f.schedule_id = s.schedule_id AND f.outcome = 'queued')
+            AND NOT EXISTS (SELECT
+                              FROM plan AS p
+                             WHERE p.plan_id = s.last_plan_id
+                               AND p.state IN ('queued', 'running', 'waiting_approval'))))
+ ORDER BY s.next_at, s.schedule_id
+ LIMIT 1
+   FOR UPDATE OF s SKIP LOCKED;
+
+-- name: next_tick_at
+-- When the next schedule is due.
+SELECT min(next_at) AS next_at
+  FROM schedule
+ WHERE NOT paused;
+
+-- name: add_firing
+-- Write what became of a tick, or return no row if the tick or its key is written already.
+INSERT INTO firing (schedule_id, due_at, fired_at, outcome, plan_id, reason, key)
+VALUES (%(schedule_id)s, %(due_at)s, %(fired_at)s, %(outcome)s, %(plan_id)s, %(reason)s, %(key)s)
+    ON CONFLICT DO NOTHING
+RETURNING due_at;
+
+-- name: firing
+-- The firing under a key, or that of a tick.
+SELECT *
+  FROM firing
+ WHERE schedule_id = %(schedule_id)s
+   AND (due_at = %(due_at)s OR key = %(key)s::text)
+ ORDER BY key = %(key)s::text DESC NULLS LAST
+ LIMIT 1;
+
+-- name: end_firing
+-- Say what became of a queued tick.
+UPDATE firing
+   SET outcome  = %(outcome)s,
+       plan_id  = %(plan_id)s,
+       reason   = %(reason)s,
+       fired_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE schedule_id = %(schedule_id)s
+   AND due_at = %(due_at)s
+   AND outcome = 'queued'
+RETURNING due_at;
+
+-- name: firings
+-- A schedule's firings, the newest tick first.
+SELECT *
+  FROM firing
+ WHERE schedule_id = %(schedule_id)s
+   AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
+ ORDER BY due_at DESC
+ LIMIT %(limit)s;

@@ -6,14 +6,17 @@ once, before it reads the plan again or commits: one row version of the plan, ho
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 from psycopg import Connection, Cursor
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -43,11 +46,23 @@ from orchestrator.domain.plan import (
     StepState,
     canonical,
 )
+from orchestrator.domain.schedule import Firing, FiringOutcome, Misfire, Overlap, Schedule
 from orchestrator.messages import Message, Topic
 from orchestrator.queries import queries
 
 ALIVE_CLASS = 0x6F726368
 """The first key of the advisory locks by which workers prove to be alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What there is, in numbers; `waiting_s` is the age of the oldest message in the outbox, in seconds."""
+
+    plans: Mapping[str, int]
+    dead_letters: int
+    running_steps: int
+    waiting_messages: int
+    waiting_s: float
 
 
 class PgStore:
@@ -62,9 +77,8 @@ class PgStore:
             max_size=size,
             timeout=10,
             open=True,
-            check=ConnectionPool.check_connection,
             connection_class=Connection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": False},
+            kwargs={"row_factory": dict_row, "autocommit": True},
             configure=_in_utc,
         )
 
@@ -79,16 +93,45 @@ class PgStore:
         Raises `Unavailable` when the database cannot be reached or went away.
         """
         try:
-            with self._pool.connection() as connection, connection.transaction():
+            connection = self._begun()
+            try:
                 tx = PgTx(connection, self._now() if self._now else None)
                 yield tx
                 tx.flush()
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            finally:
+                self._pool.putconn(connection)
         except PoolTimeout as error:
             raise Unavailable(f"Postgres gave no connection within 10 s: {error}") from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise Unavailable("Postgres is read-only at present; nothing was written.") from error
+
+    def _begun(self) -> Connection[DictRow]:
+        """A connection in a transaction. One that was lost while nobody used it is found out here, and replaced."""
+        connection = self._pool.getconn()
+        try:
+            connection.execute("BEGIN")
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            self._pool.putconn(connection)
+            self._pool.check()  # one lost connection is seldom alone: after a restart of Postgres all are
+            connection = self._pool.getconn()
+            try:
+                connection.execute("BEGIN")
+            except BaseException:
+                self._pool.putconn(connection)
+                raise
+        return connection
+
+
+def _roll_back(connection: Connection[DictRow]) -> None:
+    with contextlib.suppress(psycopg.Error):  # a broken connection has rolled back by itself
+        if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
+            connection.execute("ROLLBACK")
 
 
 class Alive:
@@ -161,10 +204,10 @@ class PgTx:
         assert self._known_now is not None  # noqa: S101 - read a line above
         return self._known_now
 
-    def _run(self, name: str, **values: object) -> Cursor[DictRow]:
+    def _run(self, name: str, /, **values: object) -> Cursor[DictRow]:
         return self._cursor.execute(queries()[name], {"now": self._fixed_now, **values})
 
-    def _hit(self, name: str, **values: object) -> bool:
+    def _hit(self, name: str, /, **values: object) -> bool:
         return self._run(name, **values).fetchone() is not None
 
     def _pending(self, plan_id: str) -> _Pending:
@@ -174,17 +217,15 @@ class PgTx:
         return self._desk
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write what has been gathered, in one statement for each plan."""
         desk, self._desk = self._desk, None
-        if desk is not None:
-            if desk.touched:
-                self._run("write_counters", plan_id=desk.plan_id, **desk.counters())
-            self._many("add_event", desk.events)
-            self._many("add_audit", desk.audits)
         messages, self._messages = self._messages, []
-        self._many(
-            "send", [{"topic": m.topic, "plan_id": m.ref.plan_id, "step": m.ref.number} for m in messages]
-        )
+        if desk is not None:
+            self._run("write_down", **desk.values(), **_messages(messages))
+        elif messages:
+            self._many(
+                "send", [{"topic": m.topic, "plan_id": m.ref.plan_id, "step": m.ref.number} for m in messages]
+            )
 
     def _many(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if len(rows) == 1:
@@ -228,15 +269,35 @@ class PgTx:
         self._event_count, self._step_count = row["event_count"], row["step_count"]
         return _plan(row)
 
+    def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
+        self.flush()
+        row = self._run("lock_step", plan_id=ref.plan_id, number=ref.number).fetchone()
+        if row is None:
+            return None
+        self._known_now = row["now"]
+        self._event_count, self._step_count = row["event_count"], row["step_count"]
+        return _plan(row), _step({name[2:]: value for name, value in row.items() if name.startswith("s_")})
+
     def plan(self, plan_id: str) -> Plan | None:
         self.flush()
         row = self._run("plan", plan_id=plan_id).fetchone()
         return _plan(row) if row else None
 
     def plans(
-        self, *, tenant: str | None = None, state: str | None = None, limit: int = 50
+        self,
+        *,
+        tenant: str | None = None,
+        state: str | None = None,
+        behind: tuple[datetime, str] | None = None,
+        limit: int = 50,
     ) -> Sequence[Plan]:
-        return [_plan(row) for row in self._run("plans", tenant=tenant, state=state, limit=limit)]
+        at, plan_id = behind or (None, None)
+        rows = self._run("plans", tenant=tenant, state=state, behind_at=at, behind_id=plan_id, limit=limit)
+        return [_plan(row) for row in rows]
+
+    def tally(self) -> Tally:
+        """Return what there is, in numbers, for whoever watches over it."""
+        return Tally(**_one(self._run("tally")))
 
     def move_plan(
         self, plan_id: str, move: PlanMove, *, reason: str | None = None, partial: bool | None = None
@@ -350,28 +411,14 @@ class PgTx:
         pending = self._pending(plan_id)
         # numbers are given by the plan's row, which this transaction holds
         self._event_count += 1
-        pending.events.append(
-            {"plan_id": plan_id, "number": self._event_count, "kind": kind, "body": _json(body)}
-        )
+        pending.events.append((self._event_count, kind, _json(body)))
 
     def events(self, plan_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
         self.flush()
         return [Event(**row) for row in self._run("events", plan_id=plan_id, after=after, limit=limit)]
 
     def add_audit(self, record: AuditRecord) -> None:
-        pending = self._pending(record.chain)
-        pending.audits.append(
-            {
-                "chain": record.chain,
-                "number": record.number,
-                "kind": record.kind,
-                "body": record.body,
-                "prev": record.prev,
-                "mac": record.mac,
-                "key_id": record.key_id,
-            }
-        )
-        pending.head = record.mac
+        self._pending(record.chain).audits.append(record)
 
     def audit(self, chain: str) -> Sequence[AuditRecord]:
         self.flush()
@@ -561,7 +608,76 @@ class PgTx:
 
     def take_outbox(self, limit: int) -> Sequence[Message]:
         rows = sorted(self._run("take_outbox", limit=limit).fetchall(), key=lambda row: int(row["number"]))
-        return [Message(Topic(row["topic"]), StepRef(row["plan_id"], row["step"])) for row in rows]
+        return [
+            Message(Topic(row["topic"]), StepRef(row["plan_id"], row["step"]), row["priority"])
+            for row in rows
+        ]
+
+    # schedules
+
+    def add_schedule(self, schedule: Schedule) -> bool:
+        return self._hit("add_schedule", **_schedule_columns(schedule))
+
+    def schedule(self, tenant: str, name: str, *, lock: bool = False) -> Schedule | None:
+        row = self._run("lock_schedule" if lock else "schedule", tenant=tenant, name=name).fetchone()
+        return _schedule(row) if row else None
+
+    def schedules(self, tenant: str | None = None) -> Sequence[Schedule]:
+        return [_schedule(row) for row in self._run("schedules", tenant=tenant)]
+
+    def write_schedule(self, schedule: Schedule) -> None:
+        self._run("write_schedule", **_schedule_columns(schedule))
+
+    def remove_schedule(self, schedule_id: str) -> bool:
+        return self._hit("remove_schedule", schedule_id=schedule_id)
+
+    def take_schedule(self) -> Schedule | None:
+        row = self._run("take_schedule").fetchone()
+        return _schedule(row) if row else None
+
+    def next_tick_at(self) -> datetime | None:
+        at: datetime | None = _one(self._run("next_tick_at"))["next_at"]
+        return at
+
+    def add_firing(self, firing: Firing) -> bool:
+        return self._hit(
+            "add_firing",
+            schedule_id=firing.schedule_id,
+            due_at=firing.due_at,
+            fired_at=firing.fired_at,
+            outcome=firing.outcome,
+            plan_id=firing.plan_id,
+            reason=firing.reason,
+            key=firing.key,
+        )
+
+    def firing(self, schedule_id: str, due_at: datetime, *, key: str | None = None) -> Firing | None:
+        row = self._run("firing", schedule_id=schedule_id, due_at=due_at, key=key).fetchone()
+        return _firing(row) if row else None
+
+    def end_firing(
+        self,
+        schedule_id: str,
+        due_at: datetime,
+        outcome: FiringOutcome,
+        *,
+        plan_id: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        return self._hit(
+            "end_firing",
+            schedule_id=schedule_id,
+            due_at=due_at,
+            outcome=outcome,
+            plan_id=plan_id,
+            reason=reason,
+        )
+
+    def firings(
+        self, schedule_id: str, *, outcome: FiringOutcome | None = None, limit: int = 50
+    ) -> Sequence[Firing]:
+        rows = self._run("firings", schedule_id=schedule_id, outcome=outcome, limit=limit)
+        return [_firing(row) for row in rows]
 
 
 class _Pending:
@@ -569,35 +685,49 @@ class _Pending:
 
     def __init__(self, plan_id: str) -> None:
         self.plan_id = plan_id
-        self.events: list[Mapping[str, object]] = []
-        self.audits: list[Mapping[str, object]] = []
+        self.events: list[tuple[int, str, Jsonb]] = []
+        self.audits: list[AuditRecord] = []
         self.steps = 0
         self.spent = Spent()
         self.partial = False
-        self.head: bytes | None = None
 
-    @property
-    def touched(self) -> bool:
-        return bool(self.events or self.audits or self.steps or self.partial or self.spent != Spent())
-
-    def counters(self) -> Mapping[str, object]:
+    def values(self) -> Mapping[str, object]:
+        touched = bool(self.events or self.audits or self.steps or self.partial or self.spent != Spent())
         return {
+            "plan_id": self.plan_id,
+            "touched": touched,
             "steps": self.steps,
             "events": len(self.events),
             "audits": len(self.audits),
-            "head": self.head,
+            "head": self.audits[-1].mac if self.audits else None,
             "partial": self.partial,
             "spent_steps": self.spent.steps,
             "spent_calls": self.spent.calls,
             "spent_tokens": self.spent.tokens,
             "spent_uusd": self.spent.cost_uusd,
+            "event_numbers": [number for number, _, _ in self.events],
+            "event_kinds": [kind for _, kind, _ in self.events],
+            "event_bodies": [body for _, _, body in self.events],
+            "audit_numbers": [record.number for record in self.audits],
+            "audit_kinds": [record.kind for record in self.audits],
+            "audit_bodies": [record.body for record in self.audits],
+            "audit_prevs": [record.prev for record in self.audits],
+            "audit_macs": [record.mac for record in self.audits],
+            "audit_key_ids": [record.key_id for record in self.audits],
         }
+
+
+def _messages(messages: Sequence[Message]) -> Mapping[str, object]:
+    return {
+        "message_topics": [m.topic.value for m in messages],
+        "message_plans": [m.ref.plan_id for m in messages],
+        "message_steps": [m.ref.number for m in messages],
+    }
 
 
 def _in_utc(connection: Connection[DictRow]) -> None:
     """Let a session give times in UTC, whatever the database or the role is set to."""
     connection.execute("SET TIME ZONE 'UTC'")
-    connection.commit()
 
 
 def _json(value: object) -> Jsonb:
@@ -728,4 +858,49 @@ def _dead_letter(row: Mapping[str, Any]) -> DeadLetter:
         at=row["at"],
         attempts=row["attempts"],
         state=row["state"],
+    )
+
+
+def _schedule_columns(schedule: Schedule) -> Mapping[str, object]:
+    return {
+        "schedule_id": schedule.schedule_id,
+        "tenant": schedule.tenant,
+        "name": schedule.name,
+        "cron": schedule.cron,
+        "timezone": schedule.timezone,
+        "request": _json(schedule.request),
+        "misfire": schedule.misfire,
+        "overlap": schedule.overlap,
+        "paused": schedule.paused,
+        "next_at": schedule.next_at,
+        "last_plan_id": schedule.last_plan_id,
+    }
+
+
+def _schedule(row: Mapping[str, Any]) -> Schedule:
+    return Schedule(
+        schedule_id=str(row["schedule_id"]),
+        tenant=row["tenant"],
+        name=row["name"],
+        cron=row["cron"],
+        timezone=row["timezone"],
+        request=row["request"],
+        misfire=Misfire(row["misfire"]),
+        overlap=Overlap(row["overlap"]),
+        paused=row["paused"],
+        next_at=row["next_at"],
+        last_plan_id=str(row["last_plan_id"]) if row["last_plan_id"] else None,
+        created_at=row["created_at"],
+    )
+
+
+def _firing(row: Mapping[str, Any]) -> Firing:
+    return Firing(
+        schedule_id=str(row["schedule_id"]),
+        due_at=row["due_at"],
+        fired_at=row["fired_at"],
+        outcome=FiringOutcome(row["outcome"]),
+        plan_id=str(row["plan_id"]) if row["plan_id"] else None,
+        reason=row["reason"],
+        key=row["key"],
     )

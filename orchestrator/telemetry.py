@@ -15,11 +15,18 @@ import structlog
 
 EVENTS: Final[Mapping[str, str]] = {
     "bus.unavailable": "The broker did not take messages; they stay in the outbox.",
+    "chronos.crashed": "Schedules could not be looked after, and nobody foresaw why; they are again in a second.",
     "completion.settled": "What follows a finished step was decided.",
     "database.started": "The embedded Postgres is up.",
     "heartbeat.lost": "A step was taken from this worker while it ran; what it comes to is thrown away.",
     "message.buried": "A message could not be handled and was listed as a dead letter.",
+    "message.rejected": "A message met a fault that nobody foresaw; the broker took it to the dead letters.",
+    "request.failed": "An HTTP request met a fault that nobody foresaw; its caller was told the trace id only.",
     "report.unwritten": "An outcome could not be recorded; the step's lease will end and it will be tried again.",
+    "schedule.failed": "A tick could not be fired; its firing says why. The schedule goes on.",
+    "schedule.fired": "A tick became a plan.",
+    "schedule.passed": "Ticks made no plan: they came too late, or an earlier plan still lives.",
+    "schedule.queued": "Ticks wait for the plan of an earlier one.",
     "step.began": "A worker took a step.",
     "step.crashed": "A mind raised what nobody expected; the step counts as faulted.",
     "step.ended": "A step's outcome was recorded.",

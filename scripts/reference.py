@@ -26,7 +26,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from agents import profiles  # noqa: E402 - found only once the folder above is on the path
-from orchestrator import settings, telemetry  # noqa: E402
+from orchestrator import api, settings, telemetry  # noqa: E402
+from orchestrator.api import problems  # noqa: E402
 from orchestrator.domain import errors, lifecycle, ooda  # noqa: E402
 from orchestrator.domain.plan import Agent  # noqa: E402
 from workers.toolhost import registry  # noqa: E402
@@ -453,6 +454,56 @@ def _said(parameter: Any) -> str:
     )
 
 
+# --- HTTP -------------------------------------------------------------------------------------------------------
+
+
+def _http_page() -> str:
+    document = api.build(_nothing_opened()).openapi()
+    rows, errors_of = [], []
+    for path, verbs in document["paths"].items():
+        for verb, said in verbs.items():
+            takes = [p["name"] for p in said.get("parameters", ()) if p["in"] != "path"]
+            answers = [status for status in said["responses"] if int(status) < 400]
+            refuses = sorted(
+                set(map(int, said["responses"])) - set(map(int, answers)) - set(problems.ANYWHERE)
+            )
+            route = f"{verb.upper()} {path}"
+            rows.append((_code(route), said["description"].split("\n", 1)[0], _codes(takes), _codes(answers)))
+            errors_of.append((route, refuses))
+    forms = [
+        (_code(name), _codes(form["properties"]), _codes(form.get("required", ())))
+        for name, form in document["components"]["schemas"].items()
+        if name.endswith("Form")
+    ]
+    named = [(_code(route), _codes(refuses)) for route, refuses in errors_of if refuses]
+    return _page(
+        "HTTP",
+        "`orchestrator serve api` serves these; `/openapi.json` describes them to programs.",
+        "## Routes",
+        _table(("route", "what it does", "parameters and headers", "answers"), rows),
+        "## Bodies",
+        "JSON, at most 1 MiB. A field that is not known is refused, and nothing is converted: `false` is no number.",
+        _table(("body", "fields", "required"), forms),
+        "## Errors",
+        "`application/problem+json` with `type`, `title`, `status`, `detail`, `instance`, `code` and `trace_id`. "
+        f"Any route may answer {_codes(problems.ANYWHERE)}; these also:",
+        _table(("route", "status"), named),
+        "The codes of the [errors of this program](errors.md) are the same here. Its statuses:",
+        _table(
+            ("error", "status"),
+            [
+                (f"{'· ' * depth}`{error.code}`", problems.status_of(_bare(error)))
+                for depth, error in _tree(errors.OrchestratorError)
+            ],
+        ),
+    )
+
+
+def _nothing_opened() -> Any:
+    """In place of a core: describing the routes opens nothing."""
+    return None
+
+
 # --- the database -----------------------------------------------------------------------------------------------
 
 
@@ -494,6 +545,7 @@ def _query_page() -> str:
 
 PAGES: Final[Mapping[str, tuple[str, Callable[[], str | None]]]] = {
     "cli.md": ("every verb and option", _cli_page),
+    "http.md": ("every route, its bodies and its errors", _http_page),
     "settings.md": ("every setting, its default and its unit", _settings_page),
     "errors.md": ("error codes and exit codes", _error_page),
     "lifecycle.md": ("the states of plans and steps, and every move", _lifecycle_page),

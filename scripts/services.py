@@ -131,8 +131,9 @@ def _rabbitmq_here(folder: Path | None, port: int | None) -> Iterator[RabbitMQ]:
                     process.pid,
                 )
             finally:
-                with contextlib.suppress(subprocess.CalledProcessError):
-                    ctl("stop")
+                if process.poll() is None:
+                    with contextlib.suppress(subprocess.CalledProcessError):
+                        ctl("stop")
         epmd = shutil.which("epmd")
         if epmd:
             subprocess.run(

@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from orchestrator import database
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
+from tests.broker import Broker
 
 SERVER_VARIABLE = "ORCHESTRATOR_TEST_DATABASE_URL"
 TEMPLATE_VARIABLE = "ORCHESTRATOR_TEST_TEMPLATE"
@@ -124,3 +125,20 @@ def pg_store(dsn: str) -> Iterator[PgStore]:
 @pytest.fixture(scope="session")
 def sealer() -> Sealer:
     return Sealer(b"a key for tests")
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[Broker]:
+    """A real RabbitMQ, started when the first test asks for it."""
+    broker = Broker()
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+@pytest.fixture
+def vhost(rabbit: Broker) -> Iterator[str]:
+    """The address of a virtual host of this test's own."""
+    with rabbit.vhost() as url:
+        yield url

@@ -1,53 +1,87 @@
-"""Celery as a thin shell: queues, three tasks of one line each, and no opinion of its own.
+"""Celery as a thin shell: queues, tasks of one line each, and no opinion of its own.
 
 No retries, no results, no schedules and no workflows of Celery's are used: the lifecycle decides retries, and
 Postgres remembers. A task's only argument is a message's body, which carries ids.
+
+A stock worker dies of a message without an id, and throws an undecodable one away. The consumer here is guarded: what
+it cannot make a task of is rejected, and goes to the dead letters. A message of a step is acknowledged once the step's
+claim is committed: from then on the lease carries the step, so that no broker's patience with slow consumers matters.
+Threads, because a step waits for I/O most of the time; no gossip, mingle or heartbeats between workers, because the
+truth about them is in Postgres.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from celery import Celery
-from kombu.entity import Queue
+from celery import Celery, bootsteps
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
+from celery.worker.state import maybe_shutdown
+from kombu.entity import Exchange, Queue
 
+from orchestrator import topology
 from orchestrator.messages import Topic
+from orchestrator.telemetry import log
 from orchestrator.topology import TASK_OF
 
 Takes = Callable[[object], None]
+TakesStep = Callable[..., None]
+
+_PAUSE_S = 0.5
+_logger = logging.getLogger("celery.orchestrator")
 
 
-def make(broker_url: str, consumers: Mapping[Topic, Takes]) -> Celery:
-    """Return an app on that broker whose tasks hand each message to the consumer of its topic."""
+def make(
+    broker_url: str,
+    consumers: Mapping[Topic, TakesStep],
+    *,
+    queues: Sequence[str] = topology.STEP_QUEUES,
+    prefetch: int = 1,
+    events: bool = False,
+) -> Celery:
+    """Return an app on that broker whose tasks hand each message to the consumer of its topic.
+
+    On RabbitMQ it consumes `queues`; `prefetch` is the number of messages held ready for each thread, and `events`
+    tells Flower what happens, which costs about half as much again as the step itself.
+    """
     app = Celery("orchestrator", broker=broker_url, set_as_current=False)
+    in_memory = broker_url.startswith("memory:")
     app.conf.update(
-        task_queues=[Queue(topic.value, routing_key=topic.value) for topic in TASK_OF],
+        task_queues=_in_memory_queues() if in_memory else _rabbit_queues(queues),
         task_create_missing_queues=False,
-        task_default_queue=Topic.DEAD.value,
+        task_default_queue=Topic.DEAD.value if in_memory else queues[0],
+        task_default_exchange=topology.EXCHANGE,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
+        task_acks_on_failure_or_timeout=True,
         accept_content=["json"],
         task_serializer="json",
-        worker_prefetch_multiplier=1,
+        worker_prefetch_multiplier=prefetch,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        worker_send_task_events=events,
+        # Flower asks workers through queues of their own; nobody else does
+        worker_enable_remote_control=events,
+        worker_consumer="workers.celery_app:GuardedConsumer",
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         # in memory there is nothing to wait for; the default of one second would be the latency of every step
-        broker_transport_options={"polling_interval": 0.01} if broker_url.startswith("memory:") else {},
+        broker_transport_options={"polling_interval": 0.01} if in_memory else {},
     )
+    if not in_memory:
+        app.steps["consumer"].add(DeclareTopology)
     for topic, take in consumers.items():
-        app.task(name=TASK_OF[topic], ignore_result=True)(_task(take))
+        if topic is Topic.STEPS:
+            app.task(name=TASK_OF[topic], ignore_result=True, bind=True, Request=_Held)(_step_task(take))
+        else:
+            app.task(name=TASK_OF[topic], ignore_result=True)(_task(take))
     return app
-
-
-def _task(take: Takes) -> Callable[[object], None]:
-    def run(body: object) -> None:
-        take(body)
-
-    return run
 
 
 def worker(app: Celery, *, concurrency: int, ready: Callable[[Any], None]) -> Any:
@@ -61,3 +95,102 @@ def worker(app: Celery, *, concurrency: int, ready: Callable[[Any], None]) -> An
         ready_callback=ready,
         quiet=True,
     )
+
+
+def _in_memory_queues() -> list[Queue]:
+    return [Queue(topic.value, routing_key=topic.value) for topic in TASK_OF]
+
+
+def _rabbit_queues(names: Sequence[str]) -> list[Queue]:
+    exchange = Exchange(topology.EXCHANGE, type="direct", durable=True)
+    return [
+        Queue(name, exchange, routing_key=name, durable=True, queue_arguments=dict(topology.QUEUES[name]))
+        for name in names
+    ]
+
+
+def _task(take: Takes) -> Callable[..., None]:
+    def run(*bodies: object, **_: object) -> None:
+        take(_only(bodies))
+
+    return run
+
+
+def _step_task(take: TakesStep) -> Callable[..., None]:
+    def run(task: Any, *bodies: object, **_: object) -> None:
+        take(_only(bodies), on_claim=lambda: _acknowledge(task.request.id))
+
+    return run
+
+
+def _only(bodies: tuple[object, ...]) -> object:
+    """A message's one argument; any other number of them is no message, and is buried as one, not forgotten."""
+    return bodies[0] if len(bodies) == 1 else bodies
+
+
+_held: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
+
+
+class _Held(Request):  # type: ignore[misc]
+    """A request that can be found again by its id, to be acknowledged before its task has ended."""
+
+    def execute_using_pool(self, pool: Any, **options: Any) -> Any:
+        _held[self.id] = self
+        return super().execute_using_pool(pool, **options)
+
+
+def _acknowledge(task_id: str) -> None:
+    request = _held.get(task_id)
+    if request is not None:
+        request.acknowledge()  # hands the acknowledgement to the thread that owns the connection
+
+
+class DeclareTopology(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Declares every queue, dead letters included, on every connect: a broker that was wiped is whole again."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, parent: Any) -> None:
+        """Declare on a channel of its own."""
+        with parent.connection.channel() as channel:
+            topology.declare(channel)
+
+
+class GuardedConsumer(Consumer):  # type: ignore[misc]
+    """Rejects what it cannot make a task of, instead of losing it or dying of it."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, trying every two seconds at most; the default grows to half a minute."""
+
+        def told(error: Exception, _: float) -> None:
+            log.warning("bus.unavailable", error=str(error))
+
+        connected = conn.ensure_connection(
+            told, interval_start=_PAUSE_S, interval_step=_PAUSE_S, interval_max=2.0, callback=maybe_shutdown
+        )
+        self.first_connection_attempt = False
+        return connected
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Send an undecodable message to the dead letters."""
+        _reject(self, message, exc)
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        """Guard Celery's own handler."""
+        handle = super().create_task_handler(*arguments, **options)
+
+        def on_task_received(message: Any) -> Any:
+            try:
+                return handle(message)
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as error:  # noqa: BLE001 - a message must not be able to end the worker
+                return _reject(self, message, error)
+
+        return on_task_received
+
+
+def _reject(consumer: Any, message: Any, error: Exception) -> None:
+    if not message.acknowledged:
+        message.reject_log_error(_logger, consumer.connection_errors)
+    _logger.warning("A message was rejected: %s", type(error).__name__)

@@ -10,9 +10,10 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar, overload
 
 import structlog
 
@@ -20,9 +21,11 @@ from agents.toolbox import Assignment, Mind, ToolResult
 from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused
-from orchestrator.domain.plan import Agent, Claimed, Evidence, Json, StepRef, digest
+from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
 from orchestrator.telemetry import log
 from workers.gate.gate import CallFailed, CallHeld, CallRefused, Gate
+
+_T = TypeVar("_T")
 
 CUT_SHORT: Mapping[Agent, str] = {
     Agent.ROUTER: "deep",
@@ -63,14 +66,16 @@ class Executor:
         self._crash_point = crash_point
         self._heartbeats = Heartbeats(conductor, step_timeout_s)
 
-    def run(self, ref: StepRef) -> None:
+    def run(self, ref: StepRef, *, on_claim: Callable[[], None] = lambda: None) -> None:
         """Take the step if it is there to be taken, think, and record what came of it.
 
+        `on_claim` is called once the claim is committed: from then on the lease carries the step, and no message.
         Raises `NotFound` when there is no such step, and `Unavailable` when Postgres does not answer.
         """
         claimed = self._conductor.begin(ref, holder=self._holder)
         if claimed is None:
             return  # a duplicate, called off, or too early
+        on_claim()
         self._crash_point("after_claim")
         bound = {
             "plan_id": ref.plan_id,
@@ -154,8 +159,16 @@ class Executor:
 
     def _assignment(self, claimed: Claimed) -> Assignment:
         plan, step = claimed.plan, claimed.step
-        with self._conductor.store.transaction() as tx:
-            steps, facts = tx.steps(plan.plan_id), tx.facts(plan.plan_id)
+        store = self._conductor.store
+
+        def steps() -> Sequence[Step]:
+            with store.transaction() as tx:
+                return tx.steps(plan.plan_id)
+
+        def facts() -> Sequence[Fact]:
+            with store.transaction() as tx:
+                return tx.facts(plan.plan_id)
+
         return Assignment(
             goal=plan.goal,
             depth=plan.depth,
@@ -165,12 +178,35 @@ class Executor:
             brief=step.brief,
             sources=plan.sources,
             partial=plan.partial,
-            steps=steps,
-            facts=facts,
+            steps=_Late(steps),
+            facts=_Late(facts),
         )
 
     def _toolbox(self, claimed: Claimed, *, spent: bool = False) -> _Toolbox:
         return _Toolbox(self._conductor, self._gate, claimed, "" if spent else self._model, self._crash_point)
+
+
+class _Late(Sequence[_T]):
+    """A sequence that is read when somebody first looks: not every mind asks what has been."""
+
+    def __init__(self, load: Callable[[], Sequence[_T]]) -> None:
+        self._load = load
+        self._loaded: Sequence[_T] | None = None
+
+    def _rows(self) -> Sequence[_T]:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    @overload
+    def __getitem__(self, at: int) -> _T: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[_T]: ...
+    def __getitem__(self, at: int | slice) -> _T | Sequence[_T]:
+        return self._rows()[at]
+
+    def __len__(self) -> int:
+        return len(self._rows())
 
 
 class _Toolbox:

@@ -14,7 +14,7 @@ from agents import profiles
 from agents.minds import MINDS
 from agents.toolbox import Mind
 from orchestrator import house
-from orchestrator.bus import CeleryBus
+from orchestrator.bus import CeleryBus, RabbitBus
 from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.lifecycle import ALIVE
 from orchestrator.domain.plan import Agent
@@ -24,6 +24,7 @@ from orchestrator.store import Alive
 from orchestrator.telemetry import log
 from orchestrator.wiring import Core
 from workers import celery_app
+from workers.broker_loop import BrokerLoop
 from workers.completion_consumer import CompletionConsumer
 from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
@@ -42,8 +43,52 @@ _EVERYTHING = 1_000_000
 Builtins = Mapping[str, Callable[[], MCPServer]]
 
 
+class Hands:
+    """What carries steps in this process: a holder, the minds, the gate and the tools."""
+
+    def __init__(
+        self,
+        opened: Core,
+        *,
+        minds: Mapping[Agent, Mind] = MINDS,
+        builtins: Builtins | None = None,
+        tools: registry.Registry | None = None,
+        crash_point: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        settings, conductor = opened.settings, opened.conductor
+        self.alive = Alive(opened.dsn)
+        try:
+            profiles_by_name = profiles.load(house.path("agents"))
+            tools = tools or registry.load(house.path("configs/tool_registry.yaml"))
+            enforcer = EmbeddedEnforcer(house.path("policies"))
+        except (profiles.ProfileError, registry.RegistryError, PolicyLoadError) as error:
+            self.alive.close()
+            raise Misconfigured(str(error)) from error
+        self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})})
+        prices = {
+            "answer_tokens": ANSWER_TOKENS,
+            "input_uusd_per_1k": settings.model_input_uusd_per_1k,
+            "output_uusd_per_1k": settings.model_output_uusd_per_1k,
+        }
+        self.executor = Executor(
+            conductor,
+            Gate(conductor, enforcer, profiles_by_name, tools, self._host, prices),
+            minds,
+            holder=self.alive.holder,
+            model=settings.model_name if settings.model_base_url else "",
+            step_timeout_s=settings.step_timeout_s,
+            crash_point=crash_point,
+        )
+
+    def close(self) -> None:
+        """Let go of everything; steps in hand become somebody else's, since the number is let go of."""
+        self.executor.close()
+        self._host.close()
+        self.alive.close()
+
+
 class Workshop:
-    """Everything that works, in this process: relay, sweeper, and a worker with its minds, gate and tools."""
+    """Everything that works, in this process: relay, sweeper, and a worker with its hands."""
 
     def __init__(
         self,
@@ -58,34 +103,11 @@ class Workshop:
         self._conductor = conductor
         self._in_memory = settings.broker_url.startswith("memory:")
         self._stopping = threading.Event()
-        self._alive = Alive(opened.dsn)
-        try:
-            profiles_by_name = profiles.load(house.path("agents"))
-            tools = tools or registry.load(house.path("configs/tool_registry.yaml"))
-            enforcer = EmbeddedEnforcer(house.path("policies"))
-        except (profiles.ProfileError, registry.RegistryError, PolicyLoadError) as error:
-            self._alive.close()
-            raise Misconfigured(str(error)) from error
-        self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})})
-        prices = {
-            "answer_tokens": ANSWER_TOKENS,
-            "input_uusd_per_1k": settings.model_input_uusd_per_1k,
-            "output_uusd_per_1k": settings.model_output_uusd_per_1k,
-        }
-        gate = Gate(conductor, enforcer, profiles_by_name, tools, self._host, prices)
-        self._executor = Executor(
-            conductor,
-            gate,
-            minds,
-            holder=self._alive.holder,
-            model=settings.model_name if settings.model_base_url else "",
-            step_timeout_s=settings.step_timeout_s,
-            crash_point=crash_point,
-        )
+        self._hands = Hands(opened, minds=minds, builtins=builtins, tools=tools, crash_point=crash_point)
         self._app = celery_app.make(
             settings.broker_url,
             {
-                Topic.STEPS: StepConsumer(conductor, self._executor).take,
+                Topic.STEPS: StepConsumer(conductor, self._hands.executor).take,
                 Topic.COMPLETIONS: CompletionConsumer(conductor).take,
                 Topic.DEAD: DeadLetterConsumer(conductor).take,
             },
@@ -94,13 +116,19 @@ class Workshop:
         self._worker = celery_app.worker(
             self._app, concurrency=settings.concurrency, ready=lambda _: self._ready.set()
         )
-        relay = Relay(opened.store, CeleryBus(self._app))
-        sweeper = Sweeper(conductor, every_s=settings.sweep_every_s, alive=self._alive.renew)
+        bus = CeleryBus(self._app) if self._in_memory else RabbitBus(settings.broker_url)
+        relay = Relay(opened.store, bus)
+        sweeper = Sweeper(conductor, every_s=settings.sweep_every_s, alive=self._hands.alive.renew)
         self._threads = [
             threading.Thread(target=self._worker.start, name="worker", daemon=True),
             threading.Thread(target=relay.forever, args=(self._stopping,), name="relay", daemon=True),
             threading.Thread(target=sweeper.forever, args=(self._stopping,), name="sweeper", daemon=True),
         ]
+        if not self._in_memory:
+            self._threads += [
+                threading.Thread(target=loop.forever, args=(self._stopping,), name="consumer", daemon=True)
+                for loop in (completions_loop(opened), dead_letters_loop(opened))
+            ]
 
     def start(self, *, timeout_s: float = 30.0) -> None:
         """Begin to work; returns once the worker takes messages, or raises `Unavailable`."""
@@ -112,7 +140,7 @@ class Workshop:
             thread.start()
         if not self._ready.wait(timeout_s):
             raise Unavailable(f"The worker did not start within {timeout_s:g} s.")
-        log.info("worker.started", holder=self._alive.holder)
+        log.info("worker.started", holder=self._hands.alive.holder)
 
     def stop(self, *, leave: bool = False) -> None:
         """Stop taking work. What is in hand goes on to be somebody else's: its number is let go of.
@@ -123,18 +151,29 @@ class Workshop:
         state: Any = _celery_state()
         state.should_stop = 0
         for thread in self._threads[1:] if leave else self._threads:
-            thread.join(5.0)
+            if thread.ident is not None:  # it was started
+                thread.join(5.0)
         if not leave:
             state.should_stop = None
-        self._executor.close()
-        self._host.close()
-        self._alive.close()
-        log.info("worker.stopped", holder=self._alive.holder)
+        self._hands.close()
+        log.info("worker.stopped", holder=self._hands.alive.holder)
 
     @staticmethod
     def _forget_the_past() -> None:
         # Celery keeps this for the process: a worker that stopped here before would stop the next at once
         _celery_state().should_stop = None
+
+
+def completions_loop(opened: Core) -> BrokerLoop:
+    """What settles completions from RabbitMQ."""
+    consumer = CompletionConsumer(opened.conductor)
+    return BrokerLoop(opened.settings.broker_url, Topic.COMPLETIONS.value, consumer.take_waiting)
+
+
+def dead_letters_loop(opened: Core) -> BrokerLoop:
+    """What lists the broker's dead letters."""
+    consumer = DeadLetterConsumer(opened.conductor)
+    return BrokerLoop(opened.settings.broker_url, Topic.DEAD.value, consumer.take_waiting)
 
 
 def _celery_state() -> Any:

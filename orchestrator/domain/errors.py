@@ -7,6 +7,7 @@ OrchestratorError
 │   ├── InvalidBudget
 │   ├── InvalidSources
 │   ├── InvalidRequest
+│   ├── InvalidSchedule
 │   └── KeyReused          the same Idempotency-Key with another body
 ├── NotFound               no such plan, step, approval, dead letter or report
 ├── Conflict               it exists, but not in a state that allows this
@@ -69,6 +70,12 @@ class InvalidRequest(Invalid):
     """Something else about the request: its priority, its key, or text that cannot be stored."""
 
     code = "invalid_request"
+
+
+class InvalidSchedule(Invalid):
+    """The schedule's name, cron expression, time zone or policy cannot be used."""
+
+    code = "invalid_schedule"
 
 
 class KeyReused(Invalid):

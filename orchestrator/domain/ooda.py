@@ -75,7 +75,7 @@ def first() -> NewStep:
 def follow(plan: Plan, finished: Step, steps: Iterable[Step], *, overdue: bool) -> Next:
     """Return what follows a step that succeeded or was skipped.
 
-    `steps` are all steps of the plan, `finished` among them and marked settled. `overdue` says that the plan's
+    `steps` are all steps of the plan, `finished` among them and marked settled; only a join looks at them. `overdue` says that the plan's
     time is up.
     """
     profile = DEPTH[plan.depth]

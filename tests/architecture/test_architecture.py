@@ -16,7 +16,13 @@ PACKAGES = ("orchestrator", "workers", "agents")
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 DOORS = {
+    "orchestrator/api/door.py:__call__": "the API's door: what nobody foresaw becomes a problem and a trace id",
+    "orchestrator/chronos.py:_serve_next": "a schedule that cannot be fired is recorded, and never stops the others",
+    "orchestrator/chronos.py:forever": "nothing may stop the clock",
     "orchestrator/database.py:__init__": "the embedded server's library may raise anything; it becomes Unavailable",
+    "workers/broker_loop.py:_carry": "a message that nobody foresaw is rejected, and its neighbours go on",
+    "workers/celery_app.py:create_task_handler": "a message must not be able to end the worker",
+    "workers/celery_app.py:on_task_received": "a message must not be able to end the worker",
     "workers/cli/__init__.py:run": "the command line's door: what nobody foresaw becomes a sentence and an exit code",
     "workers/executor.py:_think": "whatever a mind raises is an outcome",
     "workers/executor.py:_report": "an outcome that cannot be written is a fault of its step",

@@ -226,6 +226,20 @@ class TestAPlan:
             assert [p.plan_id for p in tx.plans(tenant="a", state="queued", limit=1)] == [made[3]]
             assert not tx.plans(tenant="b", state="failed")
 
+    def test_stands_in_the_list_behind_those_of_a_later_time_or_a_lower_id(self, bench):
+        made = []
+        for seconds in (0, 1, 0, 0, 1):
+            bench.clock.advance(seconds=seconds)
+            made.append(new_plan(bench.store))
+        with bench.store.transaction() as tx:
+            whole = tx.plans()
+            assert [p.plan_id for p in whole] == [made[4], *sorted(made[1:4]), made[0]]
+            for number, plan in enumerate(whole, start=1):
+                behind = (plan.created_at, plan.plan_id)
+                assert list(tx.plans(behind=behind)) == whole[number:]
+                assert list(tx.plans(behind=behind, limit=1)) == whole[number : number + 1]
+            assert not tx.plans(behind=(whole[0].created_at, whole[0].plan_id), state="failed")
+
     @pytest.mark.parametrize("name", PlanMove)
     @pytest.mark.parametrize("state", PlanState)
     def test_makes_a_move_only_from_its_states(self, shared, name, state):

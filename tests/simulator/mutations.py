@@ -400,8 +400,8 @@ MUTATIONS = (
         "P6",
         (
             CONDUCTOR,
-            '            self._cancel_steps(desk)\n            desk.event("plan.cancelled"',
-            '            desk.event("plan.cancelled"',
+            '        self._cancel_steps(desk)\n        desk.event("plan.cancelled"',
+            '        desk.event("plan.cancelled"',
         ),
     ),
     # what was given up on

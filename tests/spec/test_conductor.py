@@ -212,7 +212,7 @@ class TestAReadyStep:
     def test_starts_its_plan_and_costs_an_attempt(self, house):
         plan = house.submit()
         claimed = house.begin(plan)
-        assert claimed.plan.state is PlanState.RUNNING
+        assert house.plan(plan).state is PlanState.RUNNING
         assert (claimed.step.attempt, claimed.step.holder) == (1, 1)
         assert claimed.step.leased_until == NOON + house.conductor.rules.lease
 

@@ -29,8 +29,11 @@ from workers.cli import (
     plans,
     reports,
     research,
+    schedules,
+    serve,
     up,
     view,
+    worker,
 )
 
 NAME: Final = "orchestrator"
@@ -73,9 +76,12 @@ app.add_typer(plans.app, name="plans")
 app.add_typer(reports.app, name="report")
 app.add_typer(dead.app, name="dead")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 app.command("up")(up.up)
+app.add_typer(serve.app, name="serve")
+app.add_typer(worker.app, name="worker")
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.command("new-agent")(folders.new_agent)

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from orchestrator import shapes
 from orchestrator.domain.errors import Invalid
 from orchestrator.domain.plan import ApprovalState
-from workers.cli import doors, flags, shapes, view
+from workers.cli import doors, flags, view
 
 app = typer.Typer(no_args_is_help=True, help="List what waits for a person, and decide it.")
 

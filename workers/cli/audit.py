@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from orchestrator import shapes
 from orchestrator.domain.plan import AuditRecord, canonical
 from orchestrator.vault.chain import Break
-from workers.cli import doors, flags, shapes, view
+from workers.cli import doors, flags, view
 from workers.cli.exits import FAILED, FINE, Ended
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")

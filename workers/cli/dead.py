@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator import shapes
 from orchestrator.domain.errors import Conflict, Invalid
 from orchestrator.domain.plan import DeadLetter, Plan
-from workers.cli import doors, ends, flags, plans, shapes, view
+from workers.cli import doors, ends, flags, plans, view
 from workers.cli.exits import FAILED, FINE, Ended
 
 if TYPE_CHECKING:

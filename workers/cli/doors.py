@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -69,6 +70,25 @@ def working(core: Core) -> Iterator[None]:
         yield
     finally:
         workshop.stop(leave=True)
+
+
+@contextmanager
+def firing(core: Core) -> Iterator[None]:
+    """Keep the declared schedules and fire those that are due, for as long as the block lasts."""
+    # takes a while to import, which help and usage errors should not wait for
+    from orchestrator import chronos, timetable
+
+    timetable.apply(chronos.Chronos(core.store, core.conductor))
+    stopping = threading.Event()
+    clock = threading.Thread(
+        target=chronos.forever, args=(core.store, core.conductor, stopping), name="chronos", daemon=True
+    )
+    clock.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        clock.join(2.0)
 
 
 def alone(chosen: Settings) -> bool:

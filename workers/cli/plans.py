@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator import shapes
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import Plan, PlanState
-from workers.cli import doors, ends, flags, progress, reports, shapes, view
+from workers.cli import doors, ends, flags, progress, reports, view
 from workers.cli.exits import INTERRUPTED, TERMINATED, Ended, Terminated
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator import shapes
 from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import Agent, Event, Plan, PlanState, Step, StepRef, StepState
-from workers.cli import shapes, view
+from workers.cli import view
 
 if TYPE_CHECKING:
     from orchestrator.wiring import Core

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator import shapes
 from orchestrator.domain import report as domain
 from orchestrator.domain.errors import Invalid, NotFound
 from orchestrator.domain.plan import AuditRecord, Plan, digest
 from orchestrator.domain.report import Fault
-from workers.cli import doors, flags, shapes, view
+from workers.cli import doors, flags, view
 from workers.cli.exits import FAILED, Ended
 
 if TYPE_CHECKING:

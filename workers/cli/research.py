@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from orchestrator import shapes
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import Invalid, InvalidGoal, InvalidSources
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import GOAL_LIMIT_BYTES, Agent, Plan, PlanState, Request, digest, request
-from workers.cli import doors, ends, flags, progress, reports, shapes, view
+from workers.cli import doors, ends, flags, progress, reports, view
 from workers.cli.exits import INTERRUPTED, TERMINATED, Ended, Terminated
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def research(
     request(asked_goal, depth=depth, budget=budget)  # refuses what is wrong before anything is opened
     reports.check_out(out)
     chosen = doors.settings(data)
-    folder = _folder(docs, chosen)
+    folder = documents_folder(docs, chosen)
     asked = request(asked_goal, depth=depth, budget=budget, sources={"documents": str(folder)})
     with doors.opened(chosen, verbose=verbose) as core:
         plan = _plan(core, asked, folder, new=new)
@@ -112,7 +113,7 @@ def _from_stdin() -> str:
 # --- the documents --------------------------------------------------------------------------------------------
 
 
-def _folder(docs: Path | None, chosen: Settings) -> Path:
+def documents_folder(docs: Path | None, chosen: Settings) -> Path:
     """Return the folder to search as a whole path, after making sure that it is there."""
     if docs is None:
         # most calls name a folder and do not need the text of the Reference, which takes a while to import

@@ -13,11 +13,11 @@ _LOOK_EVERY_S = 1.0
 def up(*, data: flags.Data = None, verbose: flags.Verbose = False) -> None:
     """Work on every plan there is, and on those that are submitted meanwhile, until Ctrl-C.
 
-    Relay, sweeper and worker run in this process, on the embedded Postgres unless a database is configured. Plans
+    Relay, sweeper, worker and schedules run in this process, on the embedded Postgres unless a database is configured. Plans
     come from other commands on the same data folder, such as `plans retry --no-work`.
     """
     chosen = doors.settings(data)
-    with doors.opened(chosen, verbose=verbose) as core, doors.working(core):
+    with doors.opened(chosen, verbose=verbose) as core, doors.working(core), doors.firing(core):
         view.tell(f"Working on the plans in {chosen.data}. Ctrl-C stops; what is begun is kept.", "green")
         seen: dict[str, PlanState] = {}
         first = True

@@ -1,4 +1,4 @@
-"""What a plan and its parts look like as JSON; everything that prints them agrees on this."""
+"""What a plan and its parts look like as JSON; everything that shows them agrees on this."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from orchestrator.domain.plan import Approval, AuditRecord, Call, DeadLetter, Event, Plan, Step, canonical
+from orchestrator.domain.plan import (
+    Approval,
+    AuditRecord,
+    Call,
+    DeadLetter,
+    Event,
+    Fact,
+    Plan,
+    Step,
+    canonical,
+)
+from orchestrator.domain.schedule import Firing, Schedule
 
 
 def plan(found: Plan) -> dict[str, Any]:
@@ -23,6 +34,8 @@ def plan(found: Plan) -> dict[str, Any]:
         "tenant": found.tenant,
         "requester": found.requester,
         "sources": plain(found.sources),
+        "metadata": plain(found.metadata),
+        "priority": found.priority,
         "budget": found.budget.as_json(),
         "spent": asdict(found.spent),
         "steps": found.step_count,
@@ -67,6 +80,25 @@ def call(found: Call) -> dict[str, Any]:
         "error": found.error,
         "tokens": found.reserved.tokens,
         "cost_uusd": found.reserved.cost_uusd,
+    }
+
+
+def fact(found: Fact) -> dict[str, Any]:
+    """A statement, and where it stands word for word."""
+    return {
+        "name": found.name,
+        "step": found.step,
+        "number": found.number,
+        "quote": found.quote,
+        "evidence": found.evidence,
+        "start": found.start,
+        "end": found.end,
+        "locator": found.locator,
+        "title": found.title,
+        "heading": list(found.heading),
+        "origin_sha256": found.origin_sha256,
+        "question": found.question,
+        "score": found.score,
     }
 
 
@@ -144,3 +176,33 @@ def report(found: Mapping[str, Any] | None) -> Any:
 
 def _time(at: datetime | None) -> str | None:
     return at.isoformat() if at else None
+
+
+def schedule(found: Schedule) -> dict[str, Any]:
+    """A schedule as JSON."""
+    return {
+        "schedule_id": found.schedule_id,
+        "tenant": found.tenant,
+        "name": found.name,
+        "cron": found.cron,
+        "timezone": found.timezone,
+        "request": plain(found.request),
+        "misfire": found.misfire.value,
+        "overlap": found.overlap.value,
+        "paused": found.paused,
+        "next_at": found.next_at.isoformat() if found.next_at else None,
+        "last_plan_id": found.last_plan_id,
+        "created_at": found.created_at.isoformat() if found.created_at else None,
+    }
+
+
+def firing(found: Firing) -> dict[str, Any]:
+    """A firing as JSON."""
+    return {
+        "schedule_id": found.schedule_id,
+        "due_at": found.due_at.isoformat(),
+        "fired_at": found.fired_at.isoformat(),
+        "outcome": found.outcome.value,
+        "plan_id": found.plan_id,
+        "reason": found.reason,
+    }

@@ -1,0 +1,50 @@
+"""Dead letters over HTTP: what was given up on, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+
+from orchestrator import shapes
+from orchestrator.api import forms
+from orchestrator.api.office import CALLER, Here
+from orchestrator.api.problems import documented
+from orchestrator.domain.errors import NotFound
+
+router: Final = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+
+
+@router.get("", response_model=forms.DeadLetters, responses=documented())
+def listed(
+    office: Here,
+    state: Annotated[Literal["open", "retried", "discarded", "all"], Query()] = "open",
+    reason: Annotated[str | None, Query(max_length=100, description="Only those given up on for it.")] = None,
+    plan: Annotated[UUID | None, Query(description="Only those of this plan.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Any:
+    """List what was given up on, the newest first."""
+    with office.core.store.transaction() as tx:
+        found = tx.dead_letters(
+            state=None if state == "all" else state, plan_id=str(plan) if plan is not None else None
+        )
+    fitting = [letter for letter in found if reason is None or letter.reason == reason]
+    return {"dead_letters": [shapes.dead_letter(letter) for letter in fitting[:limit]]}
+
+
+@router.post("/{letter_id}/retry", response_model=forms.Plan, responses=documented(404, 409))
+def retry(office: Here, letter_id: UUID) -> Any:
+    """Take a dead letter's plan up again where it stopped; its history stays."""
+    return shapes.plan(office.core.conductor.retry_dead(str(letter_id), by=CALLER))
+
+
+@router.post("/{letter_id}/discard", response_model=forms.DeadLetter, responses=documented(404, 409))
+def discard(office: Here, letter_id: UUID) -> Any:
+    """Say that a dead letter needs no more attention; its plan stays as it is."""
+    office.core.conductor.discard_dead(str(letter_id), by=CALLER)
+    with office.core.store.transaction() as tx:
+        letter = tx.dead_letter(str(letter_id))
+    if letter is None:
+        raise NotFound("dead letter", letter_id)
+    return shapes.dead_letter(letter)

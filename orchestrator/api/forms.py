@@ -1,0 +1,356 @@
+"""What may be asked and what is answered, as models: the wall at which JSON is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from orchestrator.domain.budget import LEAST_STEPS, LONGEST_S, Budget
+from orchestrator.domain.plan import (
+    DEPTHS,
+    GOAL_LIMIT_BYTES,
+    PRIORITIES,
+    ApprovalState,
+    PlanState,
+    StepState,
+)
+
+MOST = 2**53
+"""The largest whole number that every reader of JSON keeps exactly."""
+
+_USUAL = Budget()
+
+
+def check_storable(value: object) -> None:
+    """Raise `ValueError` for what JSON can say and a database cannot keep; the rest may be nested in any way."""
+    match value:
+        case str():
+            _check_text(value)
+        case bool() | None:
+            pass
+        case int() if abs(value) > MOST:
+            raise ValueError("a number is beyond 2^53, which not every reader keeps exactly")
+        case float() if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        case Mapping():
+            for key, below in value.items():
+                check_storable(key)
+                check_storable(below)
+        case list():
+            for below in value:
+                check_storable(below)
+        case _:
+            pass
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text:
+        raise ValueError("a text holds a NUL character")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("a text holds half a character (a lone surrogate)")
+
+
+class _Asked(BaseModel):
+    """What is sent: nothing is converted, and nothing that is not known is let through."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        check_storable(value)
+        return value
+
+
+class BudgetForm(_Asked):
+    """What a plan may spend; what is left out has its usual limit."""
+
+    steps: int = Field(default=_USUAL.steps, ge=LEAST_STEPS, le=MOST)
+    calls: int = Field(default=_USUAL.calls, ge=0, le=MOST)
+    tokens: int = Field(default=_USUAL.tokens, ge=0, le=MOST)
+    cost_uusd: int = Field(default=_USUAL.cost_uusd, ge=0, le=MOST, description="In micro-dollars.")
+    seconds: int = Field(
+        default=_USUAL.seconds, ge=1, le=LONGEST_S, description="Of wall-clock time, from now."
+    )
+
+
+class SourcesForm(_Asked):
+    """Where to look."""
+
+    documents: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="A folder on the server, in one of those that the setting `documents_roots` names.",
+    )
+
+
+class ResearchForm(_Asked):
+    """What somebody wants to know, and waits for."""
+
+    query: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
+    depth: int = Field(default=2, ge=DEPTHS[0], le=DEPTHS[-1], description="How deep to go.")
+    max_sources: int | None = Field(
+        default=None, ge=1, le=50, description="Kept with the plan; limits nothing yet."
+    )
+    sources: SourcesForm | None = None
+
+
+class PlanForm(_Asked):
+    """What somebody wants to know, and what it may cost."""
+
+    goal: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
+    depth: int = Field(default=2, ge=DEPTHS[0], le=DEPTHS[-1], description="How deep to go.")
+    domain: str | None = Field(
+        default=None, max_length=100, description="Kept with the plan; chooses nothing yet."
+    )
+    max_sources: int | None = Field(
+        default=None, ge=1, le=50, description="Kept with the plan; limits nothing yet."
+    )
+    sources: SourcesForm | None = None
+    budget: BudgetForm = BudgetForm()
+    priority: int = Field(default=0, ge=PRIORITIES[0], le=PRIORITIES[-1])
+    metadata: dict[str, Any] = Field(default={}, description="Whatever you want to find with the plan again.")
+
+
+class CancelForm(_Asked):
+    """Why a plan is ended."""
+
+    reason: str = Field(default="asked for", min_length=1, max_length=1000, description="Kept in the audit.")
+
+
+class DecisionForm(_Asked):
+    """What a person decides."""
+
+    decision: Literal["approve", "reject"]
+    comment: str = Field(default="", max_length=10_000, description="Kept in the audit.")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+
+class Spent(BaseModel):
+    """What a plan has spent."""
+
+    steps: int
+    calls: int
+    tokens: int
+    cost_uusd: int
+
+
+class Limits(Spent):
+    """What a plan may spend."""
+
+    seconds: int
+
+
+class Plan(BaseModel):
+    """One durable run of a goal."""
+
+    plan_id: str
+    state: PlanState
+    partial: bool
+    reason: str | None
+    goal: str
+    depth: int
+    tenant: str
+    requester: str
+    sources: dict[str, Any]
+    metadata: dict[str, Any]
+    priority: int
+    budget: Limits
+    spent: Spent
+    steps: int
+    events: int
+    audit_records: int
+    created_at: str
+    deadline: str | None
+    finished_at: str | None
+
+
+class PlanPage(BaseModel):
+    """Plans, the newest first; `next` is the cursor of the page that follows, where there is one."""
+
+    plans: list[Plan]
+    next: str | None
+
+
+class Step(BaseModel):
+    """One unit of a plan."""
+
+    number: int
+    agent: str
+    phase: str
+    round: int
+    state: StepState
+    attempt: int
+    max_attempts: int
+    claim: int
+    verdict: str | None
+    brief: dict[str, Any]
+    result: dict[str, Any]
+    reason: str | None
+    settled: bool
+    run_after: str | None
+
+
+class Steps(BaseModel):
+    """A plan's steps by number."""
+
+    steps: list[Step]
+
+
+class Call(BaseModel):
+    """One journalled tool or model call."""
+
+    step: int
+    tool: str
+    state: str
+    semantics: str
+    occurrence: int
+    arguments: dict[str, Any]
+    evidence: str | None
+    error: str | None
+    tokens: int
+    cost_uusd: int
+
+
+class Calls(BaseModel):
+    """A plan's calls in the order in which they were first intended."""
+
+    calls: list[Call]
+
+
+class Fact(BaseModel):
+    """A statement, and where it stands word for word."""
+
+    name: str
+    step: int
+    number: int
+    quote: str
+    evidence: str
+    start: int
+    end: int
+    locator: str
+    title: str
+    heading: list[str]
+    origin_sha256: str
+    question: str
+    score: float
+
+
+class Facts(BaseModel):
+    """A plan's facts by step and number."""
+
+    facts: list[Fact]
+
+
+class AuditRecord(BaseModel):
+    """One sealed record."""
+
+    number: int
+    kind: str
+    body: Any
+    mac: str
+    key_id: str
+
+
+class Break(BaseModel):
+    """The first place where a chain does not hold."""
+
+    record: int
+    fault: str
+
+
+class Audit(BaseModel):
+    """A plan's chain, and whether it holds."""
+
+    verified: bool
+    broken: Break | None
+    records: list[AuditRecord]
+
+
+class Event(BaseModel):
+    """Something that happened to a plan."""
+
+    plan_id: str
+    number: int
+    at: str
+    kind: str
+    body: dict[str, Any]
+
+
+class Events(BaseModel):
+    """Events by number; `last` is what to ask for next `after`, `ended` whether nothing will follow."""
+
+    events: list[Event]
+    last: int
+    ended: bool
+
+
+class Research(BaseModel):
+    """How a research ended."""
+
+    job_id: str
+    status: PlanState
+    report: str | None = Field(description="Markdown.")
+    confidence: float | None
+    sources_count: int
+    facts_count: int
+
+
+class DeadLetter(BaseModel):
+    """What was given up on."""
+
+    letter_id: str
+    plan_id: str | None
+    step: int | None
+    state: str
+    reason: str
+    detail: str
+    attempts: int
+    at: str
+
+
+class DeadLetters(BaseModel):
+    """Dead letters, the newest first."""
+
+    dead_letters: list[DeadLetter]
+
+
+class Approval(BaseModel):
+    """A human decision, asked for or made."""
+
+    approval_id: str
+    plan_id: str
+    step: int
+    state: ApprovalState
+    category: str
+    question: str
+    roles: list[str]
+    requester: str
+    args_digest: str
+    expires_at: str | None
+    decided_by: str | None
+    comment: str
+
+
+class Approvals(BaseModel):
+    """Approvals, the oldest first."""
+
+    approvals: list[Approval]
+
+
+class Health(BaseModel):
+    """This process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """Everything that is needed answers."""
+
+    status: Literal["ready"] = "ready"
+    dependencies: dict[str, str]

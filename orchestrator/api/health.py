@@ -1,0 +1,110 @@
+"""Whether this process lives, whether it can work, and what there is in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from fastapi import APIRouter
+from kombu.connection import Connection
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from orchestrator import database
+from orchestrator.api import forms
+from orchestrator.api.office import Core, Here
+from orchestrator.api.problems import documented, problem
+from orchestrator.domain.errors import Unavailable
+from orchestrator.domain.plan import PlanState
+from orchestrator.store import Tally
+
+router: Final = APIRouter(tags=["health"])
+
+FINE: Final = "ok"
+_PROBE_S: Final = 3
+
+
+@router.get("/healthz", response_model=forms.Health, responses=documented())
+async def health() -> Any:
+    """Say that this process answers; asks nobody else."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", response_model=forms.Readiness, responses=documented())
+def ready(request: Request, office: Here) -> Response:
+    """Ask everything that is needed whether it answers; 503 names what does not."""
+    found = dict(_probed(office.core))
+    lacking = [name for name, said in found.items() if said != FINE]
+    if lacking:
+        detail = " ".join(f"{name}: {found[name]}" for name in lacking)
+        return problem(
+            request.scope, 503, "not_ready", detail, headers={"Retry-After": "5"}, dependencies=found
+        )
+    return JSONResponse({"status": "ready", "dependencies": found})
+
+
+def _probed(core: Core) -> Iterable[tuple[str, str]]:
+    try:
+        at, wanted = database.revision(core.dsn), database.head()
+    except Unavailable:
+        yield "postgres", "It does not answer."
+    else:
+        yield "postgres", FINE
+        yield "schema", FINE if at == wanted else f"It is at revision {at}; this program expects {wanted}."
+    if not core.settings.broker_url.startswith("memory:"):
+        yield "broker", _broker(core.settings.broker_url)
+
+
+def _broker(url: str) -> str:
+    with Connection(url, connect_timeout=_PROBE_S) as connection:
+        faults: tuple[type[Exception], ...] = (OSError, *connection.connection_errors)
+        try:
+            connection.connect()
+        except faults:
+            return "It does not answer."
+    return FINE
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        **documented(),
+        200: {"description": "For Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
+)
+def metrics(office: Here) -> Response:
+    """Count what there is, for Prometheus; read from the database when asked, so that any replica says the same."""
+    with office.core.store.transaction() as tx:
+        tally = tx.tally()
+    registry = CollectorRegistry()
+    registry.register(_Counted(tally))
+    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+class _Counted(Collector):
+    """One tally as metrics; never labelled with an id."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        tally = self._tally
+        plans = GaugeMetricFamily("orchestrator_plans", "Plans by state.", labels=["state"])
+        for state in PlanState:
+            plans.add_metric([state.value], tally.plans.get(state.value, 0))
+        yield plans
+        for name, (said, value) in _single(tally).items():
+            yield GaugeMetricFamily(f"orchestrator_{name}", said, value=value)
+
+
+def _single(tally: Tally) -> Mapping[str, tuple[str, float]]:
+    return {
+        "dead_letters_open": ("Dead letters that nobody retried or discarded.", tally.dead_letters),
+        "steps_running": ("Steps in a worker's hands.", tally.running_steps),
+        "outbox_messages": ("Messages that the relay has not published.", tally.waiting_messages),
+        "outbox_oldest_age_seconds": ("How long the oldest of them has waited.", tally.waiting_s),
+    }

@@ -1,0 +1,120 @@
+"""What the routes are given: what remembers and decides, how many streams may be open, and whether to go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Protocol
+
+import anyio
+from fastapi import Depends
+from starlette.requests import Request
+
+from orchestrator.api.problems import Refused
+from orchestrator.conductor import Conductor
+from orchestrator.domain.errors import NotFound
+from orchestrator.domain.plan import Plan
+from orchestrator.ports import Tx
+from orchestrator.settings import Settings
+from orchestrator.store import PgStore
+from orchestrator.vault.chain import Sealer
+
+TENANT: Final = "default"
+"""Whose plans these are, until requests say who makes them."""
+
+CALLER: Final = "api"
+"""Who acts, until requests say it: nobody's identity is verified."""
+
+ROLES: Final = frozenset({"operator"})
+"""The roles of whoever acts."""
+
+
+class Core(Protocol):
+    """What remembers and decides; `orchestrator.wiring` opens it."""
+
+    @property
+    def settings(self) -> Settings:
+        """What it was opened with."""
+        ...
+
+    @property
+    def dsn(self) -> str:
+        """Where its Postgres is."""
+        ...
+
+    @property
+    def store(self) -> PgStore:
+        """Where the truth is kept."""
+        ...
+
+    @property
+    def sealer(self) -> Sealer:
+        """What seals the audit."""
+        ...
+
+    @property
+    def conductor(self) -> Conductor:
+        """What decides."""
+        ...
+
+
+class Seats:
+    """How many streams may be open at once in this process."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+
+    @property
+    def full(self) -> bool:
+        """Whether another stream would be refused."""
+        return self._free <= 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold a seat for as long as the block lasts; raises `Refused` when there is none."""
+        self.check()
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+    def check(self) -> None:
+        """Raise `Refused` when there is no seat."""
+        if self.full:
+            raise Refused(
+                429,
+                "too_many_streams",
+                "As many streams are open as this server carries; try again soon, or ask for JSON.",
+                headers={"Retry-After": "5"},
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What the routes are given."""
+
+    core: Core
+    seats: Seats
+    stopping: threading.Event
+    lookers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
+    """The threads that look for events: few, so that streams do not keep other requests waiting."""
+
+
+async def _office(request: Request) -> Office:
+    office: Office = request.app.state.office
+    return office
+
+
+Here = Annotated[Office, Depends(_office)]
+"""The office, for a route that names it among its parameters."""
+
+
+def the_plan(tx: Tx, plan_id: object) -> Plan:
+    """Return the plan of that id, or raise `NotFound`."""
+    plan = tx.plan(str(plan_id))
+    if plan is None or plan.tenant != TENANT:
+        raise NotFound("plan", plan_id)
+    return plan

@@ -1,0 +1,166 @@
+"""Plans over HTTP: submit, list, look at, cancel, retry."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import JSONResponse, Response
+
+from orchestrator import shapes
+from orchestrator.api import accept, forms
+from orchestrator.api.office import CALLER, TENANT, Here, the_plan
+from orchestrator.api.problems import documented
+from orchestrator.api.submission import Key, submit_plan
+from orchestrator.domain import report
+from orchestrator.domain.errors import Invalid, NotFound
+from orchestrator.domain.plan import Plan, PlanState
+
+router: Final = APIRouter(prefix="/plans", tags=["plans"])
+
+MARKDOWN: Final = "text/markdown"
+_EARLIEST: Final = 1970
+
+
+@router.post("", status_code=202, response_model=forms.Plan, responses=documented())
+def submit(office: Here, form: forms.PlanForm, response: Response, key: Key = None) -> Any:
+    """Accept a goal. From the answer on the plan is kept, whatever happens to this process."""
+    plan = submit_plan(office, form, key)
+    response.headers["Location"] = f"/plans/{plan.plan_id}"
+    return shapes.plan(plan)
+
+
+@router.get("", response_model=forms.PlanPage, responses=documented())
+def listed(
+    office: Here,
+    state: Annotated[PlanState | None, Query(description="Only plans in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="`next` of the page before, as it was given.")
+    ] = None,
+) -> Any:
+    """List plans, the newest first, a page at a time."""
+    behind = _place(cursor) if cursor is not None else None
+    with office.core.store.transaction() as tx:
+        found = tx.plans(tenant=TENANT, state=state, behind=behind, limit=limit + 1)
+    page = found[:limit]
+    return {
+        "plans": [shapes.plan(plan) for plan in page],
+        "next": _cursor(page[-1]) if len(found) > limit else None,
+    }
+
+
+def _cursor(plan: Plan) -> str:
+    place = json.dumps([plan.created_at.isoformat(), plan.plan_id])
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, plan_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        place = datetime.fromisoformat(at), str(UUID(plan_id))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        place = None
+    if place is None or place[0].tzinfo is None or place[0].year < _EARLIEST:
+        raise Invalid("This cursor is none that this API gave; begin again without one.")
+    return place
+
+
+@router.get("/{plan_id}", response_model=forms.Plan, responses=documented(404))
+def show(office: Here, plan_id: UUID) -> Any:
+    """Show a plan: its state, its progress and what it spent."""
+    with office.core.store.transaction() as tx:
+        return shapes.plan(the_plan(tx, plan_id))
+
+
+@router.get("/{plan_id}/steps", response_model=forms.Steps, responses=documented(404))
+def steps(office: Here, plan_id: UUID) -> Any:
+    """List a plan's steps by number."""
+    with office.core.store.transaction() as tx:
+        plan = the_plan(tx, plan_id)
+        return {"steps": [shapes.step(found) for found in tx.steps(plan.plan_id)]}
+
+
+@router.get("/{plan_id}/calls", response_model=forms.Calls, responses=documented(404))
+def calls(office: Here, plan_id: UUID) -> Any:
+    """List the tool and model calls of a plan's journal, without what they returned: that is their evidence."""
+    with office.core.store.transaction() as tx:
+        plan = the_plan(tx, plan_id)
+        return {"calls": [shapes.call(found) for found in tx.calls(plan.plan_id)]}
+
+
+@router.get("/{plan_id}/facts", response_model=forms.Facts, responses=documented(404))
+def facts(office: Here, plan_id: UUID) -> Any:
+    """List what a plan has found: quotes, and where they stand."""
+    with office.core.store.transaction() as tx:
+        plan = the_plan(tx, plan_id)
+        return {"facts": [shapes.fact(found) for found in tx.facts(plan.plan_id)]}
+
+
+@router.get("/{plan_id}/audit", response_model=forms.Audit, responses=documented(404))
+def audit(office: Here, plan_id: UUID) -> Any:
+    """Show a plan's sealed records, and whether every seal holds."""
+    with office.core.store.transaction() as tx:
+        the_plan(tx, plan_id)
+        # under the plan's lock, so that the chain and what the plan remembers of it belong together
+        plan = tx.lock_plan(str(plan_id))
+        if plan is None:
+            raise NotFound("plan", plan_id)
+        records = tx.audit(plan.plan_id)
+    broken = office.core.sealer.verify(plan.plan_id, records, count=plan.audit_count, head=plan.audit_head)
+    return {
+        "verified": broken is None,
+        "broken": broken and {"record": broken.number, "fault": broken.fault},
+        "records": [shapes.audit(record) for record in records],
+    }
+
+
+@router.get(
+    "/{plan_id}/report",
+    response_class=Response,
+    responses={
+        **documented(404),
+        200: {
+            "description": "The report; Markdown, where `Accept` likes it better than JSON.",
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                MARKDOWN: {"schema": {"type": "string"}},
+            },
+        },
+    },
+)
+def written(
+    office: Here, plan_id: UUID, accepted: Annotated[str | None, Header(alias="Accept")] = None
+) -> Response:
+    """Give a plan's report, in which every sentence has its citations; 404 until there is one."""
+    with office.core.store.transaction() as tx:
+        plan = the_plan(tx, plan_id)
+        found = tx.report(plan.plan_id)
+    if found is None:
+        raise NotFound("report", f"of plan {plan_id} yet; it is {plan.state}")
+    if accept.chosen(accepted, ("application/json", MARKDOWN)) == MARKDOWN:
+        return Response(report.markdown(found), media_type=f"{MARKDOWN}; charset=utf-8")
+    return JSONResponse(shapes.report(found))
+
+
+@router.post("/{plan_id}/cancel", response_model=forms.Plan, responses=documented(404, 409))
+def cancel(office: Here, plan_id: UUID, form: forms.CancelForm | None = None) -> Any:
+    """End a plan now. What it has found stays; a worker that is still busy with it can no longer write."""
+    with office.core.store.transaction() as tx:
+        the_plan(tx, plan_id)
+    reason = (form or forms.CancelForm()).reason
+    office.core.conductor.cancel(str(plan_id), by=CALLER, reason=reason)
+    with office.core.store.transaction() as tx:
+        return shapes.plan(the_plan(tx, plan_id))
+
+
+@router.post("/{plan_id}/retry", response_model=forms.Plan, responses=documented(404, 409))
+def retry(office: Here, plan_id: UUID) -> Any:
+    """Take a plan that was given up on up again, where it stopped."""
+    with office.core.store.transaction() as tx:
+        the_plan(tx, plan_id)
+    return shapes.plan(office.core.conductor.replay(str(plan_id), by=CALLER))

@@ -1,0 +1,151 @@
+"""Schedules over HTTP: kept, listed, changed, removed, fired; and the trigger for a clock outside."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from orchestrator import shapes, timetable
+from orchestrator.api.office import CALLER, TENANT, Core
+from orchestrator.api.problems import documented
+from orchestrator.api.submission import allowed_folder
+from orchestrator.chronos import Change, Chronos, Draft
+from orchestrator.domain.schedule import Misfire, Overlap
+
+_LAX = Field(strict=False)  # JSON has no enumerations and no times
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+
+
+class Asked(BaseModel):
+    """What each plan of a schedule is asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    goal: str
+    depth: int = 2
+    sources: dict[str, Any] = Field(default_factory=dict)
+    budget: dict[str, int] = Field(default_factory=dict)
+    priority: int = 0
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class NewSchedule(BaseModel):
+    """A schedule to keep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    cron: str
+    request: Asked
+    timezone: str = "UTC"
+    misfire: Annotated[Misfire, _LAX] = Misfire.ONCE
+    overlap: Annotated[Overlap, _LAX] = Overlap.SKIP
+    paused: bool = False
+
+
+class ChangedSchedule(BaseModel):
+    """What is to be different; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    cron: str | None = None
+    timezone: str | None = None
+    request: dict[str, Any] = Field(default_factory=dict)
+    misfire: Annotated[Misfire | None, _LAX] = None
+    overlap: Annotated[Overlap | None, _LAX] = None
+    paused: bool | None = None
+
+
+class Trigger(BaseModel):
+    """A tick that a clock outside says has come."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schedule: str
+    due_at: Annotated[AwareDatetime | None, _LAX] = None
+
+
+def within(core: Core, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked for, if its documents lie where this server lets documents be read."""
+    sources = request.get("sources")
+    if not isinstance(sources, dict) or "documents" not in sources:
+        return request
+    folder = allowed_folder(str(sources["documents"]), core.settings.roots)
+    return {**request, "sources": {**sources, "documents": str(folder)}}
+
+
+def router(core: Core) -> APIRouter:
+    """Return the routes of schedules."""
+
+    def chronos() -> Chronos:
+        return Chronos(core.store, core.conductor)
+
+    routes = APIRouter(tags=["schedules"], responses=documented(404, 409))
+
+    @routes.get("/schedules")
+    def list_schedules() -> dict[str, Any]:
+        """Every schedule by name."""
+        return {"schedules": [shapes.schedule(s) for s in chronos().list(tenant=TENANT)]}
+
+    @routes.post("/schedules", status_code=201)
+    def add_schedule(asked: NewSchedule, response: Response) -> dict[str, Any]:
+        """Keep a new schedule; 409 when the name is taken."""
+        given = asked.model_dump(exclude={"request"})
+        request = {**within(core, asked.request.model_dump()), "requester": CALLER}
+        made = chronos().add(Draft(**given, request=request, tenant=TENANT))
+        response.headers["Location"] = f"/schedules/{made.schedule_id}"
+        return shapes.schedule(made)
+
+    @routes.get("/schedules/{schedule}")
+    def show_schedule(schedule: str) -> dict[str, Any]:
+        """One schedule by its name or id, with its next times."""
+        found = chronos().show(schedule, tenant=TENANT)
+        upcoming = chronos().upcoming(schedule, tenant=TENANT)
+        return {**shapes.schedule(found), "upcoming": [at.isoformat() for at in upcoming]}
+
+    @routes.patch("/schedules/{schedule}")
+    def change_schedule(schedule: str, asked: ChangedSchedule) -> dict[str, Any]:
+        """Change, pause or resume a schedule from now on."""
+        # whoever changes what is asked for becomes who asks for it
+        given = asked.model_dump(exclude={"request"})
+        request = {**within(core, asked.request), "requester": CALLER} if asked.request else {}
+        return shapes.schedule(chronos().change(schedule, Change(**given, request=request), tenant=TENANT))
+
+    @routes.delete("/schedules/{schedule}", status_code=204)
+    def remove_schedule(schedule: str) -> None:
+        """Forget a schedule and its history; its plans stay."""
+        chronos().remove(schedule, tenant=TENANT)
+
+    @routes.get("/schedules/{schedule}/firings")
+    def list_firings(schedule: str, limit: Annotated[int, Field(ge=1, le=1000)] = 50) -> dict[str, Any]:
+        """What became of a schedule's ticks, the newest first."""
+        found = chronos().history(schedule, tenant=TENANT, limit=limit)
+        return {"firings": [shapes.firing(f) for f in found]}
+
+    @routes.post("/schedules/{schedule}/run", status_code=202)
+    def run_schedule(schedule: str, key: Key = None) -> dict[str, Any]:
+        """Fire a schedule now; the same Idempotency-Key fires it once."""
+        return shapes.firing(chronos().trigger(schedule, key=key, tenant=TENANT))
+
+    @routes.post("/trigger", status_code=202)
+    def trigger(asked: Trigger, key: Key = None) -> dict[str, Any]:
+        """Fire one tick from outside; the same `due_at`, or the same Idempotency-Key, is fired once."""
+        return shapes.firing(chronos().trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=TENANT))
+
+    @routes.post("/schedule", status_code=201)
+    def add_brief(asked: timetable.Brief) -> dict[str, Any]:
+        """Keep a schedule that is given as one question with a cron expression in UTC."""
+        made = chronos().put(asked.draft(requester=CALLER, tenant=TENANT))
+        data = {
+            "task_id": made.schedule_id,
+            **asked.model_dump(exclude={"max_steps", "enabled"}),
+            "enabled": not made.paused,
+            "created_at": made.created_at.isoformat() if made.created_at else None,
+            "last_run_at": None,
+            "next_run_at": made.next_at.isoformat() if made.next_at else None,
+        }
+        return {"message": "The schedule is kept.", "data": data}
+
+    return routes

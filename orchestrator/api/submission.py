@@ -1,0 +1,86 @@
+"""Makes a checked request of what was sent, and a plan of that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Header
+from pydantic import ValidationError
+
+from orchestrator.api.forms import PlanForm, ResearchForm, SourcesForm
+from orchestrator.api.office import CALLER, TENANT, Office
+from orchestrator.domain.budget import Budget
+from orchestrator.domain.errors import InvalidRequest, InvalidSources
+from orchestrator.domain.plan import KEY_LIMIT, Json, Plan, request
+from orchestrator.settings import Settings
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=KEY_LIMIT,
+        description="The same key with the same body returns the same plan; with another body it is refused.",
+    ),
+]
+
+
+def submit_plan(office: Office, form: PlanForm, key: str | None) -> Plan:
+    """Accept what a form asks for and return its plan. Raises the kind of `Invalid` that says what is wrong."""
+    return office.core.conductor.submit(
+        request(
+            form.goal,
+            depth=form.depth,
+            tenant=TENANT,
+            requester=CALLER,
+            sources=_sources(office.core.settings, form.sources, form.max_sources, form.domain),
+            budget=Budget(**form.budget.model_dump()),
+            priority=form.priority,
+            metadata=form.metadata,
+            key=key,
+        )
+    )
+
+
+def submit_research(office: Office, form: ResearchForm, key: str | None) -> Plan:
+    """Accept a question and return its plan."""
+    goal = PlanForm(goal=form.query, depth=form.depth, max_sources=form.max_sources, sources=form.sources)
+    return submit_plan(office, goal, key)
+
+
+def question(query: str, depth: int, max_sources: int | None) -> ResearchForm:
+    """Return a question that stood in an address as a form; raises `InvalidRequest`."""
+    try:
+        return ResearchForm(query=query, depth=depth, max_sources=max_sources)
+    except ValidationError as error:
+        raise InvalidRequest(f"The query cannot be accepted: {error.errors()[0]['msg']}.") from error
+
+
+def _sources(
+    settings: Settings, form: SourcesForm | None, max_sources: int | None, domain: str | None
+) -> dict[str, Json]:
+    roots = settings.roots
+    folder = str(roots[0]) if form is None and len(roots) == 1 else None
+    if form is not None:
+        folder = str(allowed_folder(form.documents, roots))
+    named = {"documents": folder, "max_sources": max_sources, "domain": domain}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def allowed_folder(documents: str, roots: tuple[Path, ...]) -> Path:
+    """Return the folder, if it lies where this server lets documents be read.
+
+    Nobody's identity is verified, so a caller may not choose among all folders that this process can read.
+    """
+    try:
+        folder = Path(documents).resolve()
+        inside = any(folder.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):
+        inside = False
+    if not inside:
+        raise InvalidSources(
+            "This folder is in none of those whose documents this server lets be read. "
+            "Whoever runs it names them with the setting documents_roots."
+        )
+    return folder

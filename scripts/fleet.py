@@ -1,0 +1,97 @@
+"""Runs the whole fleet on this machine without Docker, as the Procfile lists it, until Ctrl-C.
+
+    python scripts/fleet.py FOLDER [--scale steps=2,relay=2]
+
+Postgres and RabbitMQ are those that ORCHESTRATOR_DATABASE_URL and ORCHESTRATOR_BROKER_URL name, or else are brought up
+under the folder by `scripts/services.py`; the plans in it are there again the next time. What another terminal needs
+is written to `FOLDER/env`. Flower asks for a password, which is made anew each time unless FLOWER_BASIC_AUTH is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import services
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALE = "api=1,relay=2,steps=2,completions=2,dead=1,flower=1"
+
+
+def main() -> int:
+    """Bring up what is missing, start every process, and stop all of it at the end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scale", default="")
+    asked = parser.parse_args()
+    folder = asked.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    # whoever ends this with SIGTERM wants everything to end as well
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        chosen = _addresses(folder, stack)
+        auth = os.environ.get("FLOWER_BASIC_AUTH") or f"operator:{secrets.token_urlsafe(12)}"
+        _tell(folder, chosen, auth)
+        programs = str(Path(sys.executable).parent)
+        environment = {
+            **os.environ,
+            **chosen,
+            "FLOWER_BASIC_AUTH": auth,
+            "PATH": os.pathsep.join((programs, os.environ.get("PATH", os.defpath))),
+            "PYTHONUNBUFFERED": "1",
+        }
+        honcho = [f"{programs}/honcho", "start", "-f", str(ROOT / "Procfile"), "-d", str(ROOT)]
+        process = subprocess.Popen(
+            [*honcho, "-c", ",".join(filter(None, (SCALE, asked.scale)))],
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        stack.callback(_end, process)
+        return process.wait()
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let it end its children; it gives them five seconds."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait(30)
+
+
+def _addresses(folder: Path, stack: contextlib.ExitStack) -> Mapping[str, str]:
+    given = os.environ
+    database = given.get("ORCHESTRATOR_DATABASE_URL") or stack.enter_context(services.postgres(folder)).url
+    broker = given.get("ORCHESTRATOR_BROKER_URL") or stack.enter_context(services.rabbitmq(folder)).url
+    return {
+        "ORCHESTRATOR_DATABASE_URL": database,
+        "ORCHESTRATOR_BROKER_URL": broker,
+        "ORCHESTRATOR_AUDIT_KEY_FILE": given.get("ORCHESTRATOR_AUDIT_KEY_FILE", str(folder / "audit.key")),
+        "ORCHESTRATOR_DATA_DIR": given.get("ORCHESTRATOR_DATA_DIR", str(folder / "data")),
+        "ORCHESTRATOR_DOCUMENTS_ROOTS": given.get("ORCHESTRATOR_DOCUMENTS_ROOTS", str(folder / "documents")),
+    }
+
+
+def _tell(folder: Path, chosen: Mapping[str, str], auth: str) -> None:
+    Path(chosen["ORCHESTRATOR_DOCUMENTS_ROOTS"].split(os.pathsep)[0]).mkdir(parents=True, exist_ok=True)
+    env = folder / "env"
+    env.touch(mode=0o600)
+    env.write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in chosen.items()))
+    print(f"In another terminal:  source {shlex.quote(str(env))}")
+    print(f"Flower: http://127.0.0.1:5555  {auth.replace(':', ' / ')}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

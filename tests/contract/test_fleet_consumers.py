@@ -1,0 +1,221 @@
+"""A real worker's promises: no message ends it, none is dropped in silence, and a claim takes its message's place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from uuid import uuid4
+
+import amqp
+import pytest
+
+from orchestrator import bus, topology
+from orchestrator.bus import RabbitBus
+from orchestrator.domain.plan import StepRef, request
+from orchestrator.messages import Message, Topic
+from orchestrator.wiring import core
+from tests.fleet import Fleet, until
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+DOCUMENT = "# Rim locks\n\nA rim lock is screwed to the surface of the door.\n"
+GARBAGE = b"\x00\xff{]" * 2_500_000
+
+
+@pytest.fixture
+def folder():
+    made = Path(tempfile.mkdtemp(prefix="orc-fleet-"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def fleet(dsn, vhost, folder):
+    made = Fleet(dsn, vhost, folder, documents_roots=folder)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def opened(fleet):
+    with core(fleet.settings) as made:
+        yield made
+
+
+def framed(*, body=None, arguments=None, task="plan.steps.run", without=(), **properties):
+    """A message as the relay writes it, with something wrong."""
+    usual = bus._framed(Message(Topic.STEPS, StepRef(str(uuid4()), 1)))
+    headers = {**usual.properties["application_headers"], "task": task}
+    headers = {key: value for key, value in headers.items() if key not in without}
+    if body is None:
+        body = usual.body if arguments is None else json.dumps([arguments, {}, {}])
+    return amqp.Message(body, **{**usual.properties, "application_headers": headers, **properties})
+
+
+def told(plan_id, *, v=1, step=1):
+    return {"v": v, "plan_id": plan_id, "step": step}
+
+
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+BAD = {
+    "undecodable": framed(body=b"{not json"),
+    "not text": framed(body=b"\xff\xfe\x00"),
+    "no list": framed(body=b'{"v": 1}'),
+    "a number": framed(body=b"5"),
+    "deep": framed(body=b"[" * 100_000),
+    "no id": framed(without=("id",)),
+    "no headers": framed(application_headers={}),
+    "unknown task": framed(task="plan.steps.burn"),
+    "another language": framed(content_type="application/x-python-serialize", body=b"cos\nsystem\n."),
+    "no arguments": framed(arguments=[]),
+    "two arguments": framed(arguments=[told(NOWHERE), told(NOWHERE)]),
+    "unknown version": framed(arguments=[told(NOWHERE, v=2)]),
+    "a version of ten thousand letters": framed(arguments=[told(NOWHERE, v="v" * 10_000)]),
+    "no plan of that id": framed(arguments=[told(NOWHERE)]),
+    "no id at all": framed(arguments=[told("../../etc/passwd")]),
+    "a step that is no number": framed(arguments=[told(NOWHERE, step="one")]),
+    "ten megabytes": framed(body=GARBAGE),
+}
+
+
+def publish(url, queue, *messages):
+    connection = bus.connect(url)
+    try:
+        channel = connection.channel()
+        topology.declare(channel)
+        channel.confirm_select()
+        for message in messages:
+            channel.basic_publish_confirm(message, topology.EXCHANGE, queue)
+    finally:
+        connection.collect()
+
+
+def letters_of(opened):
+    with opened.store.transaction() as tx:
+        return [(letter.reason, letter.detail) for letter in tx.dead_letters(state=None)]
+
+
+def state_of(opened, plan):
+    with opened.store.transaction() as tx:
+        return tx.plan(plan.plan_id).state
+
+
+def finishes(opened, plan, fleet, within_s=60.0):
+    until(
+        lambda: state_of(opened, plan) == "succeeded",
+        within_s=within_s,
+        why=lambda: f"{state_of(opened, plan)}\n{fleet.logs()}",
+    )
+
+
+def test_no_message_ends_a_worker_and_each_that_cannot_be_handled_is_a_dead_letter(
+    fleet, opened, vhost, folder
+):
+    docs = folder / "docs"
+    docs.mkdir()
+    (docs / "rim.md").write_text(DOCUMENT)
+    for message in BAD.values():
+        publish(vhost, "plan.steps", message)
+    for role in ("steps", "completions", "dead", "relay"):
+        fleet.start(role)
+
+    until(lambda: len(letters_of(opened)) >= len(BAD), within_s=60, why=fleet.logs)
+    plan = opened.conductor.submit(
+        request("What is a rim lock screwed to", depth=1, sources={"documents": str(docs)})
+    )
+    finishes(opened, plan, fleet)
+
+    found = letters_of(opened)
+    assert len(found) == len(BAD)
+    assert all(reason and len(detail) <= 1_000 for reason, detail in found)
+    reasons = Counter(reason for reason, _ in found)
+    print(f"\n{dict(reasons)}")
+    assert reasons == {"rejected": 10, "malformed": 6, "unknown_step": 1}
+    assert all(member.lives for member in fleet.members.values()), fleet.logs()
+    shown = fleet.run("dead", "list", "--json")
+    assert len(json.loads(shown)["dead_letters"]) == len(BAD)
+    assert {"unknown_step", "malformed"} <= {x["reason"] for x in json.loads(shown)["dead_letters"]}
+
+
+def test_no_completion_or_dead_letter_ends_its_consumer(fleet, opened, vhost):
+    fleet.start("completions")
+    fleet.start("dead")
+    nasty = [
+        framed(application_headers={"x-death": "no list"}, body=b"{"),
+        framed(application_headers={"x-death": [{"reason": "a\x00b"}]}, body=b"[" * 100_000),
+        *BAD.values(),
+    ]
+    publish(vhost, "plan.completions", *nasty)
+    publish(vhost, "plan.dead", *nasty)
+    # those that read like a step's address name none, and are listed as that
+    until(lambda: len(letters_of(opened)) >= 2 * len(nasty), within_s=60, why=fleet.logs)
+
+    with contextlib.closing(RabbitBus(vhost)) as made:
+        until(lambda: made.depth(Topic.COMPLETIONS) == made.depth(Topic.DEAD) == 0)
+    assert all(member.lives for member in fleet.members.values()), fleet.logs()
+
+
+def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vhost, rabbit):
+    for role in ("scripted", "completions", "relay"):
+        fleet.start(role)
+    plan = opened.conductor.submit(request("slow 12 seconds", depth=1))
+    with opened.store.transaction() as tx:
+        ref = tx.steps(plan.plan_id)[0].ref
+
+    def step():
+        with opened.store.transaction() as tx:
+            return tx.step(ref)
+
+    until(lambda: step().state == "running", why=fleet.logs)
+    began = time.monotonic()
+    until(lambda: sum(rabbit.unacknowledged(vhost).values()) == 0, within_s=8)
+    assert step().state == "running"
+    print(f"\nacknowledged within {time.monotonic() - began:.1f} s of the claim")
+    finishes(opened, plan, fleet)
+
+
+def test_a_message_that_comes_again_does_nothing_twice(fleet, opened, vhost):
+    for role in ("scripted", "scripted", "completions", "completions", "relay"):
+        fleet.start(role)
+    plans = [opened.conductor.submit(request(f"Plan {n}", depth=2)) for n in range(5)]
+    made = RabbitBus(vhost)
+    try:
+        for _ in range(20):
+            with opened.store.transaction() as tx:
+                refs = [step.ref for plan in plans for step in tx.steps(plan.plan_id)]
+            made.publish([Message(topic, ref) for ref in refs for topic in (Topic.STEPS, Topic.COMPLETIONS)])
+            time.sleep(0.2)
+        for plan in plans:
+            finishes(opened, plan, fleet)
+    finally:
+        made.close()
+    for plan in plans:
+        with opened.store.transaction() as tx:
+            steps, events = tx.steps(plan.plan_id), tx.events(plan.plan_id)
+        assert [s.claim for s in steps] == [1] * len(steps)
+        assert Counter(e.kind for e in events)["step.succeeded"] == len(steps)
+        assert Counter(e.kind for e in events)["plan.ended"] == 1
+    assert set(Counter(fleet.witness.read_text().splitlines()).values()) == {1}
+    assert letters_of(opened) == []
+
+
+def test_a_worker_told_to_stop_finishes_what_is_in_hand(fleet, opened):
+    worker = fleet.start("scripted")
+    for role in ("completions", "relay"):
+        fleet.start(role)
+    plan = opened.conductor.submit(request("slow 3 seconds", depth=1))
+    with opened.store.transaction() as tx:
+        ref = tx.steps(plan.plan_id)[0].ref
+
+    def step():
+        with opened.store.transaction() as tx:
+            return tx.step(ref)
+
+    until(lambda: step().state == "running", why=fleet.logs)
+    assert worker.stop() == 0
+    assert (step().state, step().claim) == ("succeeded", 1)

@@ -1,0 +1,139 @@
+"""`orchestrator serve`: the services of this program, each as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.domain.errors import Invalid, Unavailable
+from workers.cli import doors, flags, view
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from orchestrator.wiring import Core
+
+app = typer.Typer(no_args_is_help=True, help="Run one of this program's services.")
+
+_GRACE_S = 5
+
+
+@app.callback()
+def _root() -> None:
+    """Run one of this program's services."""
+
+
+@app.command()
+def api(
+    *,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen: on this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0 takes any that is free.")
+    ] = 8001,
+    work: flags.Work = None,
+    data: flags.Data = None,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Serve plans, events, reports, dead letters and approvals over HTTP, until Ctrl-C.
+
+    It listens on this machine only, for it does not yet ask who calls. `/openapi.json` describes it.
+    """
+    address = _loopback(host)
+    chosen = doors.settings(data)
+    with doors.opened(chosen, verbose=verbose) as core, contextlib.ExitStack() as stack:
+        _log(chosen.log_level, verbose=verbose)
+        if doors.alone(chosen) if work is None else work:
+            stack.enter_context(doors.working(core))
+        _serve(core, address, port)
+
+
+@app.command()
+def chronos(*, data: flags.Data = None, verbose: flags.Verbose = False) -> None:
+    """Fire schedules, until Ctrl-C. Any number of replicas may run: each tick is fired once."""
+    chosen = doors.settings(data)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with doors.opened(chosen, verbose=verbose) as core:
+        _log(chosen.log_level, verbose=verbose)
+        with doors.firing(core):
+            view.tell("Firing schedules. SIGTERM stops.", "green")
+            stopping.wait()
+
+
+def _log(level: str, *, verbose: bool) -> None:
+    """Let a service log what its settings say, where nobody asked for more: nobody watches it as it runs."""
+    # takes a while to import, which help and usage errors should not wait for
+    from orchestrator import telemetry
+
+    if not verbose:
+        telemetry.configure(level)
+
+
+def _loopback(host: str) -> str:
+    if host.lower() == "localhost":
+        return "127.0.0.1"
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    raise Invalid(
+        f"The API does not listen on {host}: it does not yet ask who calls, so whoever reached that address could "
+        "read and decide everything. Listen on 127.0.0.1, and let a proxy that asks stand before it."
+    )
+
+
+def _serve(core: Core, host: str, port: int) -> None:
+    # both take a while to import, which help and usage errors should not wait for
+    import uvicorn
+
+    from orchestrator import api as http
+
+    stopping = threading.Event()
+    config = uvicorn.Config(
+        http.build(core, stopping=stopping),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    with _listening(config) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        view.tell(f"Serving on http://{shown}:{listener.getsockname()[1]} — Ctrl-C stops.", "green")
+        _server(config, stopping).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _listening(config: uvicorn.Config) -> Iterator[Any]:
+    try:
+        listener = config.bind_socket()
+    except SystemExit as refused:  # uvicorn's way to say that the address is taken
+        raise Unavailable(
+            f"The API cannot listen on {config.host}:{config.port}; another program may. Name another with --port."
+        ) from refused
+    with contextlib.closing(listener):
+        yield listener
+
+
+def _server(config: uvicorn.Config, stopping: threading.Event) -> uvicorn.Server:
+    import uvicorn  # `_serve` has imported it already
+
+    class Server(uvicorn.Server):
+        """One that tells its streams to end when it is told to."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            stopping.set()
+            super().handle_exit(sig, frame)
+
+    return Server(config)
