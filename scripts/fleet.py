@@ -22,6 +22,8 @@ from pathlib import Path
 
 import services
 
+from workers.toolhost.documents import language_reference
+
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = "api=1,relay=2,steps=2,completions=2,dead=1,flower=1"
 
@@ -85,7 +87,10 @@ def _addresses(folder: Path, stack: contextlib.ExitStack) -> Mapping[str, str]:
 
 
 def _tell(folder: Path, chosen: Mapping[str, str], auth: str) -> None:
-    Path(chosen["ORCHESTRATOR_DOCUMENTS_ROOTS"].split(os.pathsep)[0]).mkdir(parents=True, exist_ok=True)
+    documents = Path(chosen["ORCHESTRATOR_DOCUMENTS_ROOTS"].split(os.pathsep)[0])
+    documents.mkdir(parents=True, exist_ok=True)
+    if not any(documents.iterdir()):
+        language_reference.export(documents)  # so that the first question has something to be answered from
     env = folder / "env"
     env.touch(mode=0o600)
     env.write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in chosen.items()))
