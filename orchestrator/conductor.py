@@ -391,8 +391,8 @@ class Conductor:
                 return
             if not tx.mark_settled(ref):
                 return
-            # only a join looks at its peers; reading all steps for every other would cost more than deciding
-            peers = tx.steps(ref.plan_id) if step.agent is Agent.RESEARCHER else ()
+            # reading all steps where nobody looks at them would cost more than deciding
+            peers = tx.steps(ref.plan_id) if ooda.joins(step) else ()
             match ooda.follow(desk.plan, step, peers, overdue=desk.plan.overdue(tx.now())):
                 case ooda.Go(steps=following, partial=partial):
                     if partial:

@@ -72,6 +72,11 @@ def first() -> NewStep:
     return NewStep(Agent.ROUTER)
 
 
+def joins(step: Step) -> bool:
+    """Whether what follows a step depends on its peers, so that `follow` must be given all steps of the plan."""
+    return step.agent is Agent.RESEARCHER
+
+
 def follow(plan: Plan, finished: Step, steps: Iterable[Step], *, overdue: bool) -> Next:
     """Return what follows a step that succeeded or was skipped.
 
