@@ -76,13 +76,13 @@ $(VENV)/bin/python:
 
 $(STATE)/run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Setting up (once; about a minute) …" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@mkdir -p $(STATE) && touch $@
 
 $(STATE)/dev: requirements-dev.lock $(STATE)/run
 	@echo "Setting up the developer's tools (once) …" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@
 
 ##@ Help
