@@ -396,8 +396,11 @@ def main() -> int:
         print(f"export ORCHESTRATOR_DATABASE_URL={database.url}")
         print(f"export ORCHESTRATOR_BROKER_URL={broker.url}")
         print(f"export ORCHESTRATOR_REDIS_URL={cache.url}", flush=True)
+        # not `sigwait`: a signal that is not blocked ends the process, and leaves the servers behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            while True:
+                signal.pause()
     return 0
 
 
