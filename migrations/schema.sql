@@ -93,7 +93,6 @@ CREATE TABLE event (
     kind text NOT NULL,
     body jsonb NOT NULL,
     CONSTRAINT event_pkey PRIMARY KEY (plan_id, number),
-    CONSTRAINT event_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE CASCADE,
     CONSTRAINT event_number_check CHECK ((number > 0))
 );
 
@@ -159,8 +158,18 @@ CREATE TABLE outbox (
     plan_id uuid NOT NULL,
     step integer NOT NULL,
     put_at timestamp with time zone NOT NULL,
+    tenant text NOT NULL DEFAULT ''::text,
+    priority smallint NOT NULL DEFAULT 0,
     CONSTRAINT outbox_pkey PRIMARY KEY (number),
     CONSTRAINT outbox_topic_check CHECK ((topic = ANY (ARRAY['plan.steps'::text, 'plan.completions'::text, 'plan.dead'::text])))
+);
+CREATE INDEX outbox_turn ON public.outbox USING btree (tenant, priority DESC, number) WHERE (topic = 'plan.steps'::text);
+
+CREATE TABLE outcome (
+    plan_id uuid NOT NULL,
+    step integer NOT NULL,
+    result jsonb NOT NULL,
+    CONSTRAINT outcome_pkey PRIMARY KEY (plan_id, step)
 );
 
 CREATE TABLE plan (
@@ -206,7 +215,8 @@ CREATE TABLE plan (
     CONSTRAINT plan_depth_check CHECK (((depth >= 1) AND (depth <= 5))),
     CONSTRAINT plan_goal_check CHECK (((goal <> ''::text) AND (octet_length(goal) <= 16384))),
     CONSTRAINT plan_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'waiting_approval'::text, 'succeeded'::text, 'failed'::text, 'dead_lettered'::text, 'rejected'::text, 'cancelled'::text])))
-) WITH (fillfactor=70);
+) WITH (fillfactor=50);
+CREATE INDEX plan_alive ON public.plan USING btree (tenant, state) WHERE (finished_at IS NULL);
 CREATE INDEX plan_newest ON public.plan USING btree (tenant, created_at DESC);
 
 CREATE TABLE report (
@@ -254,7 +264,6 @@ CREATE TABLE step (
     offered_at timestamp with time zone NOT NULL,
     verdict text,
     follow_ups jsonb NOT NULL DEFAULT '[]'::jsonb,
-    result jsonb NOT NULL DEFAULT '{}'::jsonb,
     reason text,
     settled boolean NOT NULL DEFAULT false,
     CONSTRAINT step_pkey PRIMARY KEY (plan_id, number),
@@ -269,7 +278,14 @@ CREATE TABLE step (
     CONSTRAINT step_phase_check CHECK ((phase = ANY (ARRAY['observe'::text, 'orient'::text, 'decide'::text, 'act'::text]))),
     CONSTRAINT step_round_check CHECK ((round >= 0)),
     CONSTRAINT step_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'waiting_approval'::text, 'retrying'::text, 'succeeded'::text, 'failed'::text, 'dead'::text, 'rejected'::text, 'cancelled'::text, 'skipped'::text])))
-) WITH (fillfactor=70);
-CREATE INDEX step_retrying ON public.step USING btree (run_after) WHERE (state = 'retrying'::text);
-CREATE INDEX step_running ON public.step USING btree (leased_until) WHERE (state = 'running'::text);
-CREATE INDEX step_unheard ON public.step USING btree (offered_at) WHERE ((state = 'ready'::text) OR ((state = ANY (ARRAY['succeeded'::text, 'skipped'::text])) AND (NOT settled)));
+) WITH (fillfactor=50);
+
+CREATE TABLE tenant (
+    tenant text NOT NULL,
+    weight real NOT NULL DEFAULT 1,
+    max_running integer,
+    served double precision NOT NULL DEFAULT 0,
+    CONSTRAINT tenant_pkey PRIMARY KEY (tenant),
+    CONSTRAINT tenant_max_running_check CHECK ((max_running > 0)),
+    CONSTRAINT tenant_weight_check CHECK ((weight > (0)::double precision))
+);

@@ -24,7 +24,7 @@ from orchestrator.domain.errors import (
     RequesterDecides,
     WrongRole,
 )
-from orchestrator.domain.lifecycle import ALIVE, STEP_ENDS, PlanMove, StepMove
+from orchestrator.domain.lifecycle import ALIVE, PLAN_MOVES, STEP_ENDS, PlanMove, StepMove
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import (
     Agent,
@@ -38,7 +38,6 @@ from orchestrator.domain.plan import (
     Json,
     NewStep,
     Plan,
-    PlanState,
     Request,
     Semantics,
     Step,
@@ -229,6 +228,12 @@ class Conductor:
         Counts the attempt before the work, so that a step which kills its workers comes to an end.
         Raises `NotFound` for a plan or step that does not exist.
         """
+        with self._store.at_once() as tx:
+            taken = tx.claim_step(ref, holder=holder, lease=self._rules.lease, first=True)
+        return self._begin_otherwise(ref, holder=holder) if taken is None else Claimed(*taken)
+
+    def _begin_otherwise(self, ref: StepRef, *, holder: int) -> Claimed | None:
+        """Find out why a step could not be claimed at once, and do what follows from that."""
         with self._store.transaction() as tx:
             desk, step = self._open_at(tx, ref)
             if desk.plan.state not in ALIVE or step.state is not StepState.READY:
@@ -239,15 +244,26 @@ class Conductor:
             if step.attempt >= step.max_attempts:
                 self._bury(desk, step, "attempts_used_up", f"All {step.max_attempts} attempts were used up.")
                 return None
-            claimed = tx.claim_step(ref, holder=holder, lease=self._rules.lease)
-            if claimed is None:
+            if not tx.may_run(desk.plan.tenant):
+                tx.send(
+                    [Message(Topic.STEPS, ref)]
+                )  # the relay keeps it until another of the tenant's has ended
                 return None
-            if claimed.claim > 1:
-                self._orphan_calls(desk, ref)
-            if desk.plan.state is PlanState.QUEUED and tx.move_plan(ref.plan_id, PlanMove.START):
-                desk.event("plan.started", {})
-            desk.event("step.started", {"step": ref.number, "agent": step.agent, "attempt": claimed.attempt})
-            return Claimed(desk.plan, claimed)
+            # it was tried before, or its tenant is limited, or it became ready since
+            taken = tx.claim_step(ref, holder=holder, lease=self._rules.lease)
+            if taken is None:
+                return None
+            self._orphan_calls(desk, ref)
+            return Claimed(*taken)
+
+    def tell_started(self, claimed: Claimed) -> bool:
+        """Say that a step is being worked on; for those that take a while. `False` when it is no longer held."""
+        with self._store.transaction() as tx:
+            desk, step = self._open_at(tx, claimed.ref)
+            if step.state is not StepState.RUNNING or step.claim != claimed.claim:
+                return False
+            desk.event("step.started", {**_named(step), "attempt": step.attempt})
+            return True
 
     def renew(self, claimed: Claimed) -> bool:
         """Keep a step for another lease; `False` means that it is lost and the worker must stop."""
@@ -256,6 +272,13 @@ class Conductor:
 
     def report(self, claimed: Claimed, outcome: Outcome) -> bool:
         """Record what a step came to; `False` when the claim is no longer the current one, and nothing was written."""
+        if (
+            isinstance(outcome, Completed)
+            and outcome.report is None
+            and not (outcome.facts or outcome.partial)
+        ):
+            with self._store.at_once() as tx:
+                return self._completed(tx, claimed, outcome)
         with self._store.transaction() as tx:
             desk = self._open(tx, claimed.ref.plan_id)
             match outcome:
@@ -272,31 +295,30 @@ class Conductor:
 
     def _complete(self, desk: _Desk, claimed: Claimed, outcome: Completed) -> bool:
         ref = claimed.ref
-        moved = desk.tx.move_step(
-            ref,
-            StepMove.COMPLETE,
+        if not self._completed(desk.tx, claimed, outcome):
+            return False
+        desk.tx.add_facts(ref.plan_id, outcome.facts)
+        if outcome.partial:
+            desk.mark_partial()
+        if outcome.report is not None:
+            desk.tx.put_report(ref.plan_id, outcome.report)
+            desk.audit("report.written", {"step": ref.number, "sha256": digest(outcome.report)})
+        return True
+
+    @staticmethod
+    def _completed(tx: Tx, claimed: Claimed, outcome: Completed) -> bool:
+        return tx.complete_step(
+            claimed.ref,
             claim=claimed.claim,
             verdict=outcome.verdict,
             follow_ups=outcome.follow_ups,
             result=outcome.result,
+            told={
+                **_named(claimed.step),
+                "verdict": outcome.verdict,
+                "facts": len(outcome.facts),
+            },
         )
-        if not moved:
-            return False
-        desk.tx.add_facts(ref.plan_id, outcome.facts)
-        if outcome.partial:
-            desk.tx.mark_partial(ref.plan_id)
-        if outcome.report is not None:
-            desk.tx.put_report(ref.plan_id, outcome.report)
-            desk.audit("report.written", {"step": ref.number, "sha256": digest(outcome.report)})
-        body: dict[str, Json] = {
-            "step": ref.number,
-            "agent": claimed.step.agent,
-            "verdict": outcome.verdict,
-            "facts": len(outcome.facts),
-        }
-        desk.event("step.succeeded", body)
-        desk.tx.send([Message(Topic.COMPLETIONS, ref)])
-        return True
 
     def _snooze(self, desk: _Desk, claimed: Claimed, outcome: Snoozed) -> bool:
         delay = timedelta(seconds=outcome.delay_s)
@@ -310,7 +332,7 @@ class Conductor:
         ):
             return False
         desk.event(
-            "step.snoozed", {"step": claimed.ref.number, "delay_s": outcome.delay_s, "reason": outcome.reason}
+            "step.snoozed", {**_named(claimed.step), "delay_s": outcome.delay_s, "reason": outcome.reason}
         )
         if outcome.delay_s <= 0:
             desk.tx.send([Message(Topic.STEPS, claimed.ref)])
@@ -340,7 +362,7 @@ class Conductor:
             "approval": approval.approval_id,
             "category": outcome.category,
         }
-        desk.event("approval.requested", {**body, "question": outcome.question})
+        desk.event("approval.requested", {**_named(claimed.step), **body, "question": outcome.question})
         desk.audit(
             "approval.requested", {**body, "args_digest": outcome.args_digest, "roles": list(outcome.roles)}
         )
@@ -367,7 +389,7 @@ class Conductor:
                 reason=outcome.detail,
             )
             body: dict[str, Json] = {
-                "step": step.number,
+                **_named(step),
                 "attempt": step.attempt,
                 "reason": outcome.reason,
                 "detail": outcome.detail,
@@ -384,24 +406,52 @@ class Conductor:
         return True
 
     def settle(self, ref: StepRef) -> None:
-        """Decide what follows a finished step, once; a repeat or a completion of a plan that ended does nothing."""
+        """Decide what follows a finished step, once; a repeat or a completion of a plan that ended does nothing.
+
+        Raises `NotFound` for a plan or step that does not exist.
+        """
+        missing = self.settle_all([ref])
+        if missing:
+            with self._store.transaction() as tx:
+                self._open_at(tx, ref)  # says which of the two
+
+    def settle_all(self, refs: Iterable[StepRef]) -> Sequence[StepRef]:
+        """Do what `settle` does for many steps, in as few transactions as can be; those that do not exist."""
+        waiting, missing = list(dict.fromkeys(refs)), list[StepRef]()
+        while waiting:
+            # one step of each plan at a time: what follows the next depends on what followed this one
+            batch = list({ref.plan_id: ref for ref in reversed(waiting)}.values())[: self._rules.batch]
+            missing += self._settle_batch(batch)
+            taken = set(batch)
+            waiting = [ref for ref in waiting if ref not in taken]
+        return missing
+
+    def _settle_batch(self, refs: Sequence[StepRef]) -> Sequence[StepRef]:
         with self._store.transaction() as tx:
-            desk, step = self._open_at(tx, ref)
-            if desk.plan.state not in ALIVE or step.state not in {StepState.SUCCEEDED, StepState.SKIPPED}:
-                return
-            if not tx.mark_settled(ref):
-                return
-            # reading all steps where nobody looks at them would cost more than deciding
-            peers = tx.steps(ref.plan_id) if ooda.joins(step) else ()
-            match ooda.follow(desk.plan, step, peers, overdue=desk.plan.overdue(tx.now())):
-                case ooda.Go(steps=following, partial=partial):
-                    if partial:
-                        tx.mark_partial(ref.plan_id)
-                    self._plan_steps(desk, following)
-                case ooda.End(state=_, partial=partial):
-                    self._end(desk, PlanMove.SUCCEED, None, partial=partial)
-                case ooda.Wait():
-                    pass
+            plans = {plan.plan_id: plan for plan in tx.lock_plans([ref.plan_id for ref in refs])}
+            living = [ref for ref in refs if ref.plan_id in plans and plans[ref.plan_id].state in ALIVE]
+            settled = {step.ref: step for step in tx.mark_settled(living)} if living else {}
+            # reading all steps where nobody looks at them would cost more than deciding; and before anything is planned,
+            # since a store writes what was planned before it reads
+            peers = {ref: tx.steps(ref.plan_id) for ref, step in settled.items() if ooda.joins(step)}
+            for ref, step in settled.items():
+                self._follow(_Desk(tx, plans[ref.plan_id], self._sealer), step, peers.get(ref, ()))
+            return [
+                ref
+                for ref in refs
+                if ref not in settled and (ref.plan_id not in plans or tx.step(ref) is None)
+            ]
+
+    def _follow(self, desk: _Desk, step: Step, peers: Sequence[Step]) -> None:
+        match ooda.follow(desk.plan, step, peers, overdue=desk.plan.overdue(desk.tx.now())):
+            case ooda.Go(steps=following, partial=partial):
+                if partial:
+                    desk.mark_partial()
+                self._plan_steps(desk, following)
+            case ooda.End(state=_, partial=partial):
+                self._end(desk, PlanMove.SUCCEED, None, partial=partial)
+            case ooda.Wait():
+                pass
 
     # the journal: a call inside a step
 
@@ -665,7 +715,7 @@ class Conductor:
                 self._bury(desk, step, "worker_lost", detail)
                 return True
             tx.move_step(ref, StepMove.RESCUE, claim=step.claim, reason="worker lost")
-            desk.event("step.rescued", {"step": ref.number, "attempt": step.attempt})
+            desk.event("step.rescued", {**_named(step), "attempt": step.attempt})
             if desk.plan.state in ALIVE:
                 tx.send([Message(Topic.STEPS, ref)])
             return True
@@ -728,14 +778,15 @@ class Conductor:
 
     def _plan_steps(self, desk: _Desk, steps: Sequence[NewStep]) -> None:
         made = desk.tx.add_steps(desk.plan.plan_id, steps, max_attempts=self._rules.max_attempts)
-        for step in made:
-            desk.event("step.planned", {"step": step.number, "agent": step.agent, "round": step.round})
+        if len(made) > 1:  # a step that follows alone speaks for itself when it ends, or takes a while
+            for step in made:
+                desk.event("step.planned", _named(step))
         desk.tx.send(Message(Topic.STEPS, step.ref) for step in made)
 
     def _skip(self, desk: _Desk, step: Step) -> None:
         desk.tx.move_step(step.ref, StepMove.SKIP, reason="the plan's time is up")
-        desk.tx.mark_partial(desk.plan.plan_id)
-        desk.event("step.skipped", {"step": step.number, "reason": "the plan's time is up"})
+        desk.mark_partial()
+        desk.event("step.skipped", {**_named(step), "reason": "the plan's time is up"})
         desk.tx.send([Message(Topic.COMPLETIONS, step.ref)])
 
     def _bury(self, desk: _Desk, step: Step, reason: str, detail: str) -> None:
@@ -761,14 +812,14 @@ class Conductor:
             "attempts": step.attempt,
             "letter": letter.letter_id,
         }
-        desk.event("step.dead", {**body, "detail": detail})
+        desk.event("step.dead", {**_named(step), **body, "detail": detail})
         desk.audit("step.dead", body)
 
     def _end(self, desk: _Desk, move: PlanMove, reason: str | None, *, partial: bool | None = None) -> None:
         if not desk.tx.move_plan(desk.plan.plan_id, move, reason=reason, partial=partial):
             return  # it had ended before: a second step was given up on
-        ended = self._must(desk.tx.plan(desk.plan.plan_id))
-        body: dict[str, Json] = {"state": ended.state, "partial": ended.partial, "reason": reason}
+        _, state = PLAN_MOVES[move]
+        body: dict[str, Json] = {"state": state, "partial": desk.partial or bool(partial), "reason": reason}
         desk.event("plan.ended", body)
         desk.audit("plan.ended", body)
 
@@ -786,8 +837,14 @@ class _Desk:
         self.tx = tx
         self.plan = plan
         self._sealer = sealer
+        self.partial = plan.partial
         self._number = plan.audit_count
         self._head = plan.audit_head
+
+    def mark_partial(self) -> None:
+        """Say that a limit cut the plan short."""
+        self.partial = True
+        self.tx.mark_partial(self.plan.plan_id)
 
     def event(self, kind: str, body: Mapping[str, Json]) -> None:
         self.tx.add_event(self.plan.plan_id, kind, body)
@@ -799,6 +856,11 @@ class _Desk:
         )
         self.tx.add_audit(record)
         self._number, self._head = record.number, record.mac
+
+
+def _named(step: Step) -> dict[str, Json]:
+    """What each event of a step begins with, so that whoever hears one only knows what it is about."""
+    return {"step": step.number, "agent": step.agent, "round": step.round}
 
 
 def _must_not_repeat(call: Call) -> bool:

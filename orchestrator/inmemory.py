@@ -7,7 +7,7 @@ says which holders are; `on_commit` is called before and after each commit, so t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache
@@ -15,8 +15,10 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
+    Agent,
     Approval,
     ApprovalState,
     AuditRecord,
@@ -86,6 +88,7 @@ class InMemoryStore:
         self.approval_rows: dict[str, Approval] = {}
         self.letter_rows: dict[str, DeadLetter] = {}
         self.outbox: list[Message] = []
+        self.tenant_rows: dict[str, tuple[Tenant, float]] = {}
         self.schedule_rows: dict[str, Schedule] = {}
         self.firing_rows: dict[tuple[str, datetime], Firing] = {}
 
@@ -99,6 +102,9 @@ class InMemoryStore:
             tx.undo()
             raise
         self.on_commit("after")
+
+    def at_once(self) -> AbstractContextManager[InMemoryTx]:
+        return self.transaction()
 
 
 class InMemoryTx:
@@ -177,6 +183,9 @@ class InMemoryTx:
 
     def lock_plan(self, plan_id: str) -> Plan | None:
         return self._store.plan_rows.get(plan_id)
+
+    def lock_plans(self, plan_ids: Sequence[str]) -> Sequence[Plan]:
+        return [self._store.plan_rows[i] for i in sorted(set(plan_ids)) if i in self._store.plan_rows]
 
     def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
         plan, step = self._store.plan_rows.get(ref.plan_id), self.step(ref)
@@ -257,13 +266,24 @@ class InMemoryTx:
     def steps(self, plan_id: str) -> Sequence[Step]:
         return [step for _, step in sorted(self._store.step_rows.get(plan_id, {}).items())]
 
-    def claim_step(self, ref: StepRef, *, holder: int, lease: timedelta) -> Step | None:
-        step = self.step(ref)
+    def claim_step(
+        self, ref: StepRef, *, holder: int, lease: timedelta, first: bool = False
+    ) -> tuple[Plan, Step] | None:
+        plan, step = self.plan(ref.plan_id), self.step(ref)
+        if plan is None or plan.state not in ALIVE:
+            return None
         if step is None or step.state is not StepState.READY or step.attempt >= step.max_attempts:
+            return None
+        limited = plan.tenant in self._store.tenant_rows and (
+            self._store.tenant_rows[plan.tenant][0].max_running is not None
+        )
+        if first and (step.claim or limited):
             return None
         if step.run_after is not None and step.run_after > self._at:
             return None
-        return self._change_step(
+        if step.agent is Agent.RESEARCHER and plan.overdue(self._at):
+            return None
+        claimed = self._change_step(
             step,
             state=StepState.RUNNING,
             attempt=step.attempt + 1,
@@ -272,6 +292,27 @@ class InMemoryTx:
             leased_until=self._at + lease,
             run_after=None,
         )
+        if self.move_plan(ref.plan_id, PlanMove.START):
+            self.add_event(ref.plan_id, "plan.started", {})
+        return self._store.plan_rows[ref.plan_id], claimed
+
+    def complete_step(
+        self,
+        ref: StepRef,
+        *,
+        claim: int,
+        verdict: str,
+        follow_ups: Sequence[Mapping[str, Json]],
+        result: Mapping[str, Json],
+        told: Mapping[str, Json],
+    ) -> bool:
+        if not self.move_step(ref, StepMove.COMPLETE, claim=claim, verdict=verdict, follow_ups=follow_ups):
+            return False
+        if result:
+            self._change_step(self._store.step_rows[ref.plan_id][ref.number], result=result)
+        self.add_event(ref.plan_id, "step.succeeded", told)
+        self.send([Message(Topic.COMPLETIONS, ref)])
+        return True
 
     def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
         step = self.step(ref)
@@ -291,7 +332,6 @@ class InMemoryTx:
         reset_attempts: bool = False,
         verdict: str | None = None,
         follow_ups: Sequence[Mapping[str, Json]] | None = None,
-        result: Mapping[str, Json] | None = None,
         reason: str | None = None,
     ) -> bool:
         before, after = STEP_MOVES[move]
@@ -309,17 +349,18 @@ class InMemoryTx:
             offered_at=self._at if offered else step.offered_at,
             verdict=step.verdict if verdict is None else verdict,
             follow_ups=step.follow_ups if follow_ups is None else tuple(follow_ups),
-            result=step.result if result is None else result,
             reason=reason,
         )
         return True
 
-    def mark_settled(self, ref: StepRef) -> bool:
-        step = self.step(ref)
-        if step is None or step.settled or step.state not in {StepState.SUCCEEDED, StepState.SKIPPED}:
-            return False
-        self._change_step(step, settled=True)
-        return True
+    def mark_settled(self, refs: Sequence[StepRef]) -> Sequence[Step]:
+        found = [step for ref in refs if (step := self.step(ref)) is not None]
+        ended = {StepState.SUCCEEDED, StepState.SKIPPED}
+        return [
+            self._change_step(step, settled=True)
+            for step in found
+            if step.state in ended and not step.settled
+        ]
 
     # what a step leaves behind
 
@@ -524,17 +565,58 @@ class InMemoryTx:
 
     # the relay
 
-    def take_outbox(self, limit: int) -> Sequence[Message]:
+    def take_outbox(self, limit: int, *, room: int | None = None) -> Sequence[Message]:
+        outbox = self._store.outbox
+        room = len(outbox) if room is None else max(0, room)
+        steps = [m for m in outbox if m.topic is Topic.STEPS]
+        crowded = len(steps) > room or any(t.max_running is not None for t in self.tenants())
+        chosen = [m for m in outbox if not crowded or m.topic is not Topic.STEPS][:limit]
+        if crowded and room and not any(m.topic is Topic.STEPS for m in chosen):
+            chosen += self._shares(steps, min(room, limit))
+        left = list(outbox)
+        for message in chosen:
+            left.remove(message)
+        self._undo.append(lambda: outbox.__setitem__(slice(None), [*chosen, *left]))
+        outbox[:] = left
         plans = self._store.plan_rows
-        taken = [
+        return [
             Message(m.topic, m.ref, plans[m.ref.plan_id].priority) if m.ref.plan_id in plans else m
-            for m in self._store.outbox[:limit]
+            for m in chosen
         ]
-        rest = self._store.outbox[limit:]
-        old = self._store.outbox
-        self._store.outbox = rest
-        self._undo.append(lambda: setattr(self._store, "outbox", old))
-        return taken
+
+    def _shares(self, steps: Sequence[Message], room: int) -> Sequence[Message]:
+        by_tenant: dict[str, list[Message]] = {}
+        plans = self._store.plan_rows
+        whose = {m: plans[m.ref.plan_id] for m in steps if m.ref.plan_id in plans}
+        for message in sorted(steps, key=lambda m: -whose[m].priority if m in whose else 0):
+            by_tenant.setdefault(whose[message].tenant if message in whose else "", []).append(message)
+        waiting = []
+        for name, messages in by_tenant.items():
+            known, served = self._store.tenant_rows.get(name, (Tenant(name), 0.0))
+            free = None if known.max_running is None else known.max_running - self._running(name)
+            waiting.append(Waiting(name, min(room, len(messages)), known.weight, served, free))
+        shares = share(waiting, room)
+        for name, part in shares.items():
+            known, _ = self._store.tenant_rows.get(name, (Tenant(name), 0.0))
+            self._put(self._store.tenant_rows, name, (known, part.served))
+        return [m for name, part in shares.items() for m in by_tenant[name][: part.messages]]
+
+    # tenants
+
+    def _running(self, tenant: str) -> int:
+        plans = [p for p in self._store.plan_rows.values() if p.tenant == tenant and p.state in ALIVE]
+        return sum(s.state is StepState.RUNNING for p in plans for s in self.steps(p.plan_id))
+
+    def may_run(self, tenant: str) -> bool:
+        known, _ = self._store.tenant_rows.get(tenant, (Tenant(tenant), 0.0))
+        return known.max_running is None or self._running(tenant) < known.max_running
+
+    def tenants(self) -> Sequence[Tenant]:
+        return [known for _, (known, _) in sorted(self._store.tenant_rows.items())]
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        _, served = self._store.tenant_rows.get(tenant.tenant, (tenant, 0.0))
+        self._put(self._store.tenant_rows, tenant.tenant, (tenant, served))
 
     # schedules
 

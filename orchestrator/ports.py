@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.lifecycle import PlanMove, StepMove
 from orchestrator.domain.plan import (
     Approval,
@@ -54,6 +55,10 @@ class Tx(Protocol):
 
     def lock_plan(self, plan_id: str) -> Plan | None:
         """The plan, held against every other transaction until this one ends."""
+        ...
+
+    def lock_plans(self, plan_ids: Sequence[str]) -> Sequence[Plan]:
+        """Those of the plans that exist, held like `lock_plan`, by id; safe against others who lock several."""
         ...
 
     def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
@@ -103,8 +108,30 @@ class Tx(Protocol):
         """All steps of a plan by number."""
         ...
 
-    def claim_step(self, ref: StepRef, *, holder: int, lease: timedelta) -> Step | None:
-        """Give a step that is ready and due to one holder, with a higher claim and one more attempt."""
+    def claim_step(
+        self, ref: StepRef, *, holder: int, lease: timedelta, first: bool = False
+    ) -> tuple[Plan, Step] | None:
+        """Give a step that is ready and due to one holder, with a higher claim and one more attempt.
+
+        Starts its plan where it is the first of it, and says so. `None`, and nothing written, when the plan has ended, the step is not ready or has used up
+        its attempts, or is a question of a plan whose time is up; with `first`, also when it was claimed before.
+        """
+        ...
+
+    def complete_step(
+        self,
+        ref: StepRef,
+        *,
+        claim: int,
+        verdict: str,
+        follow_ups: Sequence[Mapping[str, Json]],
+        result: Mapping[str, Json],
+        told: Mapping[str, Json],
+    ) -> bool:
+        """Make the move `complete`, write `told` as its event and ring for what follows.
+
+        `False`, and nothing written, when the step no longer runs under this claim.
+        """
         ...
 
     def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
@@ -122,14 +149,13 @@ class Tx(Protocol):
         reset_attempts: bool = False,
         verdict: str | None = None,
         follow_ups: Sequence[Mapping[str, Json]] | None = None,
-        result: Mapping[str, Json] | None = None,
         reason: str | None = None,
     ) -> bool:
         """Make a named move, if the step's state allows it and, where a claim is given, it is the current one."""
         ...
 
-    def mark_settled(self, ref: StepRef) -> bool:
-        """Say that what follows this finished step has been decided; `False` if it had been before."""
+    def mark_settled(self, refs: Sequence[StepRef]) -> Sequence[Step]:
+        """Say that what follows these finished steps has been decided; those for which it had not been before."""
         ...
 
     # what a step leaves behind
@@ -272,8 +298,26 @@ class Tx(Protocol):
 
     # the relay
 
-    def take_outbox(self, limit: int) -> Sequence[Message]:
-        """Remove the oldest messages for publishing; they are back if the transaction does not commit."""
+    def take_outbox(self, limit: int, *, room: int | None = None) -> Sequence[Message]:
+        """Remove messages for publishing, the oldest first; they are back if the transaction does not commit.
+
+        Of those for steps no more than `room`. Where more wait, or a tenant is limited, they are divided among the
+        tenants by `domain.fairness`, and each tenant's urgent plans come first.
+        """
+        ...
+
+    # tenants
+
+    def may_run(self, tenant: str) -> bool:
+        """Whether one more step of the tenant may run; a limited tenant is held until this transaction ends."""
+        ...
+
+    def tenants(self) -> Sequence[Tenant]:
+        """What is set for tenants, by name; those that are not listed have a weight of 1 and no limit."""
+        ...
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        """Set a tenant's weight and limit."""
         ...
 
     # schedules
@@ -343,6 +387,10 @@ class Store(Protocol):
         """Begin a transaction; commit at the end of the block, roll back when it raises."""
         ...
 
+    def at_once(self) -> AbstractContextManager[Tx]:
+        """Begin a transaction for one call of one method, which commits with it."""
+        ...
+
 
 class Bus(Protocol):
     """How a doorbell is rung."""
@@ -353,4 +401,8 @@ class Bus(Protocol):
 
     def depth(self, topic: Topic) -> int:
         """How many messages wait in a topic's queue."""
+        ...
+
+    def room(self) -> int:
+        """How many more steps may be rung for before some are answered; what waits longer waits in the outbox."""
         ...

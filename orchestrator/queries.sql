@@ -26,7 +26,7 @@ SELECT plan_id::text, fingerprint
 SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
   FROM plan
  WHERE plan_id = %(plan_id)s
-   FOR UPDATE;
+   FOR NO KEY UPDATE;
 
 -- name: lock_step
 -- One plan, held until the transaction ends, with one of its steps, and the time.
@@ -35,11 +35,11 @@ SELECT p.*, COALESCE(%(now)s::timestamptz, now()) AS now, s.plan_id AS s_plan_id
        s.brief AS s_brief, s.attempt AS s_attempt, s.max_attempts AS s_max_attempts, s.claim AS s_claim,
        s.holder AS s_holder, s.leased_until AS s_leased_until, s.run_after AS s_run_after,
        s.offered_at AS s_offered_at, s.verdict AS s_verdict, s.follow_ups AS s_follow_ups,
-       s.result AS s_result, s.reason AS s_reason, s.settled AS s_settled
+       s.reason AS s_reason, s.settled AS s_settled
   FROM plan AS p
   JOIN step AS s ON s.plan_id = p.plan_id AND s.number = %(number)s
  WHERE p.plan_id = %(plan_id)s
-   FOR UPDATE OF p;
+   FOR NO KEY UPDATE OF p;
 
 -- name: plan
 -- One plan as it is.
@@ -64,7 +64,11 @@ SELECT *
 SELECT (SELECT COALESCE(jsonb_object_agg(p.state, p.plans), '{}')
           FROM (SELECT state, count(*) AS plans FROM plan GROUP BY state) p) AS plans,
        (SELECT count(*) FROM dead_letter WHERE state = 'open') AS dead_letters,
-       (SELECT count(*) FROM step WHERE state = 'running') AS running_steps,
+       (SELECT count(*)
+          FROM plan AS p
+          JOIN step AS s USING (plan_id)
+         WHERE p.finished_at IS NULL
+           AND s.state = 'running') AS running_steps,
        count(*) AS waiting_messages,
        COALESCE(EXTRACT(EPOCH FROM COALESCE(%(now)s::timestamptz, now()) - min(put_at)), 0)::float8 AS waiting_s
   FROM outbox;
@@ -81,72 +85,114 @@ UPDATE plan
 RETURNING plan_id;
 
 -- name: write_down
--- Write what a transaction has gathered about its locked plan: counters, events, audit records and messages.
+-- Write what a transaction has gathered about its locked plans: counters, steps, events and messages.
   WITH counted AS (
-UPDATE plan
-   SET step_count   = step_count + %(steps)s,
-       event_count  = event_count + %(events)s,
-       audit_count  = audit_count + %(audits)s,
-       audit_head   = COALESCE(%(head)s, audit_head),
-       partial      = partial OR %(partial)s,
-       spent_steps  = spent_steps + %(spent_steps)s,
-       spent_calls  = spent_calls + %(spent_calls)s,
-       spent_tokens = spent_tokens + %(spent_tokens)s,
-       spent_uusd   = spent_uusd + %(spent_uusd)s
- WHERE plan_id = %(plan_id)s
-   AND %(touched)s),
+UPDATE plan AS p
+   SET step_count   = p.step_count + d.steps,
+       event_count  = p.event_count + d.events,
+       audit_count  = p.audit_count + d.audits,
+       audit_head   = COALESCE(decode(d.head, 'hex'), p.audit_head),
+       partial      = p.partial OR d.partial,
+       spent_steps  = p.spent_steps + d.spent_steps,
+       spent_calls  = p.spent_calls + d.spent_calls,
+       spent_tokens = p.spent_tokens + d.spent_tokens,
+       spent_uusd   = p.spent_uusd + d.spent_uusd
+  FROM jsonb_to_recordset(%(plans)s)
+       AS d (plan_id uuid, steps integer, events integer, audits integer, head text, partial boolean,
+             spent_steps bigint, spent_calls bigint, spent_tokens bigint, spent_uusd bigint)
+ WHERE p.plan_id = d.plan_id),
+       planned AS (
+INSERT INTO step (plan_id, number, agent, phase, state, round, brief, max_attempts, offered_at)
+SELECT s.plan_id, s.number, s.agent, s.phase, 'ready', s.round, s.brief, s.max_attempts,
+       COALESCE(%(now)s::timestamptz, now())
+  FROM jsonb_to_recordset(%(steps)s)
+       AS s (plan_id uuid, number integer, agent text, phase text, round integer, brief jsonb,
+             max_attempts integer)),
        told AS (
 INSERT INTO event (plan_id, number, at, kind, body)
-SELECT %(plan_id)s, e.number, COALESCE(%(now)s::timestamptz, now()), e.kind, e.body
-  FROM unnest(%(event_numbers)s::integer[], %(event_kinds)s::text[], %(event_bodies)s::jsonb[])
-       AS e (number, kind, body)),
-       sealed AS (
-INSERT INTO audit (chain, number, kind, body, prev, mac, key_id)
-SELECT %(plan_id)s, a.number, a.kind, a.body, a.prev, a.mac, a.key_id
-  FROM unnest(%(audit_numbers)s::integer[], %(audit_kinds)s::text[], %(audit_bodies)s::bytea[],
-              %(audit_prevs)s::bytea[], %(audit_macs)s::bytea[], %(audit_key_ids)s::text[])
-       AS a (number, kind, body, prev, mac, key_id))
-INSERT INTO outbox (topic, plan_id, step, put_at)
-SELECT m.topic, m.plan_id, m.step, COALESCE(%(now)s::timestamptz, now())
-  FROM unnest(%(message_topics)s::text[], %(message_plans)s::uuid[], %(message_steps)s::integer[])
-       WITH ORDINALITY AS m (topic, plan_id, step, at)
+SELECT e.plan_id, e.number, COALESCE(%(now)s::timestamptz, now()), e.kind, e.body
+  FROM jsonb_to_recordset(%(events)s) AS e (plan_id uuid, number integer, kind text, body jsonb))
+INSERT INTO outbox (topic, plan_id, step, tenant, priority, put_at)
+SELECT m.topic, m.plan_id, m.step, COALESCE(p.tenant, ''), COALESCE(p.priority, 0),
+       COALESCE(%(now)s::timestamptz, now())
+  FROM jsonb_to_recordset(%(messages)s) AS m (at integer, topic text, plan_id uuid, step integer)
+  LEFT JOIN LATERAL (SELECT tenant, priority
+                       FROM plan
+                      WHERE plan_id = m.plan_id
+                        AND m.topic = 'plan.steps'
+                      LIMIT 1) AS p ON true
  ORDER BY m.at;
 
--- name: add_step
--- Write a step that is ready, and offered to the bus by this transaction.
-INSERT INTO step (plan_id, number, agent, phase, state, round, brief, max_attempts, offered_at)
-VALUES (%(plan_id)s, %(number)s, %(agent)s, %(phase)s, 'ready', %(round)s, %(brief)s, %(max_attempts)s,
-        COALESCE(%(now)s::timestamptz, now()));
+-- name: seal
+-- Append records to their chains.
+INSERT INTO audit (chain, number, kind, body, prev, mac, key_id)
+SELECT a.chain, a.number, a.kind, a.body, a.prev, a.mac, a.key_id
+  FROM unnest(%(chains)s::uuid[], %(numbers)s::integer[], %(kinds)s::text[], %(bodies)s::bytea[],
+              %(prevs)s::bytea[], %(macs)s::bytea[], %(key_ids)s::text[])
+       AS a (chain, number, kind, body, prev, mac, key_id);
 
 -- name: step
 -- One step as it is.
-SELECT *
-  FROM step
- WHERE plan_id = %(plan_id)s
-   AND number = %(number)s;
+SELECT s.*, o.result
+  FROM step AS s
+  LEFT JOIN outcome AS o ON o.plan_id = s.plan_id AND o.step = s.number
+ WHERE s.plan_id = %(plan_id)s
+   AND s.number = %(number)s;
 
 -- name: steps
 -- All steps of a plan by number.
-SELECT *
-  FROM step
- WHERE plan_id = %(plan_id)s
- ORDER BY number;
+SELECT s.*, o.result
+  FROM step AS s
+  LEFT JOIN outcome AS o ON o.plan_id = s.plan_id AND o.step = s.number
+ WHERE s.plan_id = %(plan_id)s
+ ORDER BY s.number;
 
 -- name: claim_step
--- Give one step that is ready and due to one holder, or return no row.
-UPDATE step
+-- Give one step that is ready and due to one holder, and start its plan where it is the first; or return no row.
+  WITH queued AS MATERIALIZED (
+           SELECT plan_id, event_count
+             FROM plan
+            WHERE plan_id = %(plan_id)s
+              AND state = 'queued'
+              FOR NO KEY UPDATE),
+       claimed AS (
+UPDATE step AS s
    SET state        = 'running',
-       attempt      = attempt + 1,
-       claim        = claim + 1,
+       attempt      = s.attempt + 1,
+       claim        = s.claim + 1,
        holder       = %(holder)s,
        leased_until = COALESCE(%(now)s::timestamptz, now()) + %(lease)s::interval,
        run_after    = NULL
- WHERE plan_id = %(plan_id)s
-   AND number = %(number)s
-   AND state = 'ready'
-   AND attempt < max_attempts
-   AND (run_after IS NULL OR run_after <= COALESCE(%(now)s::timestamptz, now()))
-RETURNING *;
+  FROM plan AS p
+ WHERE s.plan_id = %(plan_id)s
+   AND s.number = %(number)s
+   AND s.state = 'ready'
+   AND s.attempt < s.max_attempts
+   AND (NOT %(first)s
+        OR (s.claim = 0
+            AND NOT EXISTS (SELECT FROM tenant AS t WHERE t.tenant = p.tenant AND t.max_running IS NOT NULL)))
+   AND (s.run_after IS NULL OR s.run_after <= COALESCE(%(now)s::timestamptz, now()))
+   AND p.plan_id = s.plan_id
+   AND (p.state IN ('running', 'waiting_approval') OR EXISTS (SELECT FROM queued))
+   AND (s.agent <> 'researcher' OR p.deadline > COALESCE(%(now)s::timestamptz, now()))
+RETURNING p.*, s.plan_id AS s_plan_id, s.number AS s_number, s.agent AS s_agent, s.phase AS s_phase,
+       s.state AS s_state, s.round AS s_round, s.brief AS s_brief, s.attempt AS s_attempt,
+       s.max_attempts AS s_max_attempts, s.claim AS s_claim, s.holder AS s_holder,
+       s.leased_until AS s_leased_until, s.run_after AS s_run_after, s.offered_at AS s_offered_at,
+       s.verdict AS s_verdict, s.follow_ups AS s_follow_ups, s.reason AS s_reason, s.settled AS s_settled),
+       started AS (
+UPDATE plan AS p
+   SET state       = 'running',
+       event_count = queued.event_count + 1
+  FROM queued, claimed
+ WHERE p.plan_id = queued.plan_id),
+       told AS (
+INSERT INTO event (plan_id, number, at, kind, body)
+SELECT queued.plan_id, queued.event_count + 1, COALESCE(%(now)s::timestamptz, now()), 'plan.started', '{}'
+  FROM queued, claimed)
+SELECT claimed.*, queued.event_count AS started_behind
+  FROM claimed
+  LEFT JOIN queued USING (plan_id);
 
 -- name: renew_step
 -- Extend the lease of a running step, if the claim is still the current one.
@@ -175,7 +221,6 @@ UPDATE step
                       END,
        verdict      = COALESCE(%(verdict)s, verdict),
        follow_ups   = COALESCE(%(follow_ups)s, follow_ups),
-       result       = COALESCE(%(result)s, result),
        reason       = %(reason)s
  WHERE plan_id = %(plan_id)s
    AND number = %(number)s
@@ -183,15 +228,67 @@ UPDATE step
    AND (%(claim)s::integer IS NULL OR claim = %(claim)s)
 RETURNING number;
 
+-- name: complete_step
+-- Write what a running step came to, say so and ring for what follows, if the claim is the current one.
+  WITH held AS MATERIALIZED (
+           SELECT plan_id, event_count
+             FROM plan
+            WHERE plan_id = %(plan_id)s
+              FOR NO KEY UPDATE),
+       moved AS (
+UPDATE step AS s
+   SET state        = 'succeeded',
+       holder       = NULL,
+       leased_until = NULL,
+       offered_at   = COALESCE(%(now)s::timestamptz, now()),
+       verdict      = %(verdict)s,
+       follow_ups   = %(follow_ups)s,
+       reason       = NULL
+  FROM held
+ WHERE s.plan_id = held.plan_id
+   AND s.number = %(number)s
+   AND s.state = 'running'
+   AND s.claim = %(claim)s
+RETURNING s.plan_id, s.number),
+       kept AS (
+INSERT INTO outcome (plan_id, step, result)
+SELECT moved.plan_id, moved.number, %(result)s
+  FROM moved
+ WHERE %(result)s::jsonb <> '{}'),
+       counted AS (
+UPDATE plan AS p
+   SET event_count = held.event_count + 1
+  FROM held, moved
+ WHERE p.plan_id = held.plan_id),
+       told AS (
+INSERT INTO event (plan_id, number, at, kind, body)
+SELECT held.plan_id, held.event_count + 1, COALESCE(%(now)s::timestamptz, now()), 'step.succeeded', %(told)s
+  FROM held, moved),
+       rung AS (
+INSERT INTO outbox (topic, plan_id, step, put_at)
+SELECT 'plan.completions', moved.plan_id, moved.number, COALESCE(%(now)s::timestamptz, now())
+  FROM moved)
+SELECT held.event_count + 1 AS event_count
+  FROM held, moved;
+
+-- name: lock_plans
+-- Some plans, held until the transaction ends; locked in one order, so that nobody waits in a circle.
+SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
+  FROM plan
+ WHERE plan_id = ANY(%(plan_ids)s::uuid[])
+ ORDER BY plan_id
+   FOR NO KEY UPDATE;
+
 -- name: mark_settled
--- Say that what follows a finished step has been decided, or return no row if it had been before.
-UPDATE step
+-- Say that what follows these finished steps has been decided; those for which it had not been before.
+UPDATE step AS s
    SET settled = true
- WHERE plan_id = %(plan_id)s
-   AND number = %(number)s
-   AND state IN ('succeeded', 'skipped')
-   AND NOT settled
-RETURNING number;
+  FROM unnest(%(plan_ids)s::uuid[], %(numbers)s::integer[]) AS named (plan_id, number)
+ WHERE s.plan_id = named.plan_id
+   AND s.number = named.number
+   AND s.state IN ('succeeded', 'skipped')
+   AND NOT s.settled
+RETURNING s.*;
 
 -- name: events
 -- A plan's events by number, after one.
@@ -209,24 +306,118 @@ SELECT chain::text, number, kind, body, prev, mac, key_id
  WHERE chain = %(chain)s
  ORDER BY number;
 
--- name: send
--- Leave a message for the relay.
-INSERT INTO outbox (topic, plan_id, step, put_at)
-VALUES (%(topic)s, %(plan_id)s, %(step)s, COALESCE(%(now)s::timestamptz, now()));
-
 -- name: take_outbox
--- Remove the oldest messages; another relay takes others.
-  WITH oldest AS MATERIALIZED (
-           SELECT number, plan_id
+-- Remove the oldest messages; those for steps only while they are few and no tenant is limited. Another relay takes others.
+  WITH crowd AS MATERIALIZED (
+           SELECT (SELECT count(*) > %(room)s
+                     FROM (SELECT FROM outbox WHERE topic = 'plan.steps' LIMIT %(room)s + 1) AS few)
+                  OR EXISTS (SELECT FROM tenant WHERE max_running IS NOT NULL) AS crowded),
+       oldest AS MATERIALIZED (
+           SELECT number
              FROM outbox
+            WHERE topic <> 'plan.steps'
+               OR NOT (SELECT crowded FROM crowd)
             ORDER BY number
               FOR UPDATE SKIP LOCKED
             LIMIT %(limit)s)
 DELETE FROM outbox AS o
  USING oldest
-  LEFT JOIN plan AS p USING (plan_id)
  WHERE o.number = oldest.number
-RETURNING o.number, o.topic, o.plan_id::text, o.step, COALESCE(p.priority, 0) AS priority;
+RETURNING o.number, o.topic, o.plan_id::text, o.step, o.priority;
+
+-- name: waiting
+-- The tenants with messages for steps in the outbox, for one relay at a time; how many, and how many more may run.
+  WITH RECURSIVE alone AS MATERIALIZED (
+           SELECT pg_try_advisory_xact_lock(%(lock)s::bigint) AS held),
+       waits (tenant) AS (
+         (SELECT tenant FROM outbox WHERE topic = 'plan.steps' ORDER BY tenant LIMIT 1)
+          UNION ALL
+         SELECT (SELECT o.tenant
+                   FROM outbox AS o
+                  WHERE o.topic = 'plan.steps'
+                    AND o.tenant > waits.tenant
+                  ORDER BY o.tenant
+                  LIMIT 1)
+           FROM waits
+          WHERE waits.tenant IS NOT NULL)
+SELECT w.tenant, COALESCE(t.weight, 1)::float8 AS weight, COALESCE(t.served, 0) AS served,
+       (SELECT count(*)
+          FROM (SELECT FROM outbox AS o
+                 WHERE o.topic = 'plan.steps'
+                   AND o.tenant = w.tenant
+                 LIMIT %(room)s) AS few) AS messages,
+       t.max_running - CASE WHEN t.max_running IS NOT NULL
+                            THEN (SELECT count(*)
+                                    FROM plan AS p
+                                    JOIN step AS s USING (plan_id)
+                                   WHERE p.tenant = w.tenant
+                                     AND p.finished_at IS NULL
+                                     AND p.state IN ('running', 'waiting_approval')
+                                     AND s.state = 'running')
+                       END AS free
+  FROM alone
+  JOIN waits AS w ON alone.held AND w.tenant IS NOT NULL
+  LEFT JOIN tenant AS t ON t.tenant = w.tenant;
+
+-- name: take_shares
+-- Remove so many messages for steps of each tenant, its urgent plans first, and set the tenants' clocks.
+  WITH shares AS MATERIALIZED (
+           SELECT *
+             FROM unnest(%(tenants)s::text[], %(numbers)s::integer[], %(served)s::float8[])
+                  AS s (tenant, messages, served)),
+       counted AS (
+INSERT INTO tenant (tenant, served)
+SELECT tenant, served
+  FROM shares
+ ORDER BY tenant
+    ON CONFLICT (tenant) DO UPDATE
+   SET served = excluded.served),
+       turn AS MATERIALIZED (
+           SELECT chosen.number
+             FROM shares
+            CROSS JOIN LATERAL (SELECT o.number
+                                  FROM outbox AS o
+                                 WHERE o.topic = 'plan.steps'
+                                   AND o.tenant = shares.tenant
+                                 ORDER BY o.priority DESC, o.number
+                                 LIMIT shares.messages
+                                   FOR UPDATE SKIP LOCKED) AS chosen)
+DELETE FROM outbox AS o
+ USING turn
+ WHERE o.number = turn.number
+RETURNING o.number, o.topic, o.plan_id::text, o.step, o.priority;
+
+-- name: limit_of
+-- How many steps of a limited tenant may run at once, held until the transaction ends.
+SELECT max_running
+  FROM tenant
+ WHERE tenant = %(tenant)s
+   AND max_running IS NOT NULL
+   FOR UPDATE;
+
+-- name: running_of
+-- How many steps of a tenant run.
+SELECT count(*) AS running
+  FROM plan AS p
+  JOIN step AS s USING (plan_id)
+ WHERE p.tenant = %(tenant)s
+   AND p.finished_at IS NULL
+   AND p.state IN ('running', 'waiting_approval')
+   AND s.state = 'running';
+
+-- name: tenants
+-- What is set for each tenant that differs from the rest, or has waited in a crowd.
+SELECT tenant, weight::float8 AS weight, max_running
+  FROM tenant
+ ORDER BY tenant;
+
+-- name: put_tenant
+-- Set a tenant's weight and limit.
+INSERT INTO tenant (tenant, weight, max_running)
+VALUES (%(tenant)s, %(weight)s, %(max_running)s)
+    ON CONFLICT (tenant) DO UPDATE
+   SET weight      = excluded.weight,
+       max_running = excluded.max_running;
 
 -- name: add_fact
 -- Write a fact; its evidence must be stored for the same tenant.
@@ -408,43 +599,48 @@ RETURNING letter_id;
 -- name: due
 -- Retrying steps whose time has come, or whose plan's time is up.
 SELECT s.plan_id::text, s.number
-  FROM step AS s
-  JOIN plan AS p USING (plan_id)
- WHERE s.state = 'retrying'
-   AND p.state IN ('queued', 'running', 'waiting_approval')
+  FROM plan AS p
+  JOIN step AS s USING (plan_id)
+ WHERE p.finished_at IS NULL
+   AND s.state = 'retrying'
    AND LEAST(s.run_after, p.deadline) <= COALESCE(%(now)s::timestamptz, now())
  ORDER BY s.run_after
  LIMIT %(limit)s;
 
 -- name: lapsed
 -- Running steps whose lease has ended, or whose holder no longer has its lock: a dead worker shows at once.
+  WITH alive AS MATERIALIZED (
+           SELECT l.objid
+             FROM pg_locks AS l
+            WHERE l.locktype = 'advisory'
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND l.classid = %(alive_class)s::bigint::oid
+              AND l.objsubid = 2
+              AND l.granted)
 SELECT s.plan_id::text, s.number
-  FROM step AS s
+  FROM plan AS p
+  JOIN step AS s USING (plan_id)
  WHERE s.state = 'running'
-   AND (%(plan_id)s::uuid IS NULL OR (s.plan_id = %(plan_id)s AND s.number = %(number)s))
+   AND (CASE WHEN %(plan_id)s::uuid IS NULL THEN p.finished_at IS NULL
+             ELSE s.plan_id = %(plan_id)s AND s.number = %(number)s
+        END)
    AND (s.leased_until <= COALESCE(%(now)s::timestamptz, now())
-        OR NOT EXISTS (SELECT
-                         FROM pg_locks AS l
-                        WHERE l.locktype = 'advisory'
-                          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                          AND l.classid = %(alive_class)s::bigint::oid
-                          AND l.objid = s.holder::bigint::oid
-                          AND l.objsubid = 2
-                          AND l.granted))
+        OR NOT EXISTS (SELECT FROM alive WHERE alive.objid = s.holder::bigint::oid))
  ORDER BY s.leased_until
  LIMIT %(limit)s;
 
 -- name: unheard
--- Steps that are ready or unsettled and that nobody answered for, marked as offered again.
+-- Steps that are ready or unsettled, for which no message waits and nobody answered, marked as offered again.
   WITH waiting AS MATERIALIZED (
            SELECT s.plan_id, s.number
-             FROM step AS s
-             JOIN plan AS p USING (plan_id)
-            WHERE p.state IN ('queued', 'running', 'waiting_approval')
+             FROM plan AS p
+             JOIN step AS s USING (plan_id)
+            WHERE p.finished_at IS NULL
               AND (s.state = 'ready' OR (s.state IN ('succeeded', 'skipped') AND NOT s.settled))
               AND (s.run_after IS NULL OR s.run_after <= COALESCE(%(now)s::timestamptz, now()))
               AND (s.offered_at <= COALESCE(%(now)s::timestamptz, now()) - %(older_than)s::interval
                    OR s.offered_at < s.run_after)
+              AND NOT EXISTS (SELECT FROM outbox AS o WHERE o.plan_id = s.plan_id AND o.step = s.number)
             ORDER BY s.offered_at
               FOR UPDATE OF s SKIP LOCKED
             LIMIT %(limit)s)
@@ -471,6 +667,16 @@ SELECT nextval('worker_number') AS holder;
 -- name: hold_alive
 -- Prove to be alive for as long as this session lasts.
 SELECT pg_try_advisory_lock(%(alive_class)s::integer, %(holder)s::integer) AS held;
+
+-- name: workers
+-- How many workers prove to be alive.
+SELECT count(*) AS workers
+  FROM pg_locks AS l
+ WHERE l.locktype = 'advisory'
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.classid = %(alive_class)s::bigint::oid
+   AND l.objsubid = 2
+   AND l.granted;
 
 -- name: add_schedule
 -- Write a schedule, or return no row if the tenant has one of that name.
@@ -536,7 +742,7 @@ SELECT s.*
             AND NOT EXISTS (SELECT
                               FROM plan AS p
                              WHERE p.plan_id = s.last_plan_id
-                               AND p.state IN ('queued', 'running', 'waiting_approval'))))
+                               AND p.finished_at IS NULL)))
  ORDER BY s.next_at, s.schedule_id
  LIMIT 1
    FOR UPDATE OF s SKIP LOCKED;

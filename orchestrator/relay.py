@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final, TypeVar
 
 from orchestrator.conductor import Conductor, Swept
@@ -18,32 +19,65 @@ from orchestrator.telemetry import log
 _T = TypeVar("_T")
 
 BATCH: Final = 500
-_QUICK_S: Final = 0.005
+_QUICK_S: Final = 0.002
+_GATHER_S: Final = 0.02
+_EACH_S: Final = 0.004
 _IDLE_S: Final = 0.05
+_SETTLED: Final = timedelta(seconds=0.5)
+"""A step that was rung for more recently than that is not rung for again after a loss: it may be about to be answered."""
 
 
 class Relay:
-    """Moves messages from the outbox to the bus."""
+    """Moves messages from the outbox to the bus, no more of them for steps than are about to be answered.
 
-    def __init__(self, store: Store, bus: Bus) -> None:
+    What the broker holds is first come, first served, whoever it is for: so the crowd waits in the outbox, where the
+    tenants are served by their weights. After Postgres or the broker was away, messages may have been lost there: `ring`
+    is then called to ring again for every step that waits and has no message in the outbox.
+    """
+
+    def __init__(self, store: Store, bus: Bus, *, ring: Callable[[timedelta], int] = lambda _: 0) -> None:
         self._store = store
         self._bus = bus
+        self._ring = ring
+        self._lost = True
+        """Whether messages may have been lost: before it began it does not know."""
 
     def step(self) -> int:
         """Publish one batch; the number of messages."""
+        room = self._bus.room()
         with self._store.transaction() as tx:
-            messages = tx.take_outbox(BATCH)
+            messages = tx.take_outbox(BATCH, room=room)
             if messages:
                 self._bus.publish(messages)
             return len(messages)
 
     def forever(self, stopping: threading.Event) -> None:
-        """Publish until told to stop; waits longer while there is nothing to do."""
+        """Publish until told to stop; waits longer while there is nothing to do, and while there is much.
+
+        A single message goes out at once. Where several come at a time, a batch is gathered for up to 20 ms: each
+        costs a transaction and a round of confirms, however many messages it has.
+        """
         pause_s = _QUICK_S
         while not stopping.is_set():
-            moved = _patiently(self.step, 0)
-            pause_s = _QUICK_S if moved else min(_IDLE_S, pause_s * 1.5)
+            moved = self._patiently()
+            if moved:
+                pause_s = min(_GATHER_S, max(_QUICK_S, (moved - 1) * _EACH_S))
+            else:
+                pause_s = min(_IDLE_S, max(_QUICK_S, pause_s * 1.5))
             stopping.wait(pause_s)
+
+    def _patiently(self) -> int:
+        try:
+            if self._lost:
+                self._bus.room()  # the broker answers, and so it will take what is rung for
+                self._lost = self._ring(_SETTLED) > 0  # where some were, there may be more
+            return self.step()
+        except BrokerUnavailable as error:
+            log.warning("bus.unavailable", error=str(error))
+        except Unavailable as error:
+            log.warning("store.unavailable", error=str(error))
+        self._lost = True
+        return 0
 
 
 class Sweeper:

@@ -7,10 +7,11 @@ once, before it reads the plan again or commits: one row version of the plan, ho
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.errors import Unavailable
+from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
     Agent,
@@ -53,6 +55,11 @@ from orchestrator.queries import queries
 ALIVE_CLASS = 0x6F726368
 """The first key of the advisory locks by which workers prove to be alive."""
 
+_ANY = 1_000_000
+
+_TURN_LOCK = 0x6F7263686F757462
+"""The advisory lock of the one relay that divides a crowded outbox."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -79,7 +86,7 @@ class PgStore:
             open=True,
             connection_class=Connection[DictRow],
             kwargs={"row_factory": dict_row, "autocommit": True},
-            configure=_in_utc,
+            configure=_set_up,
         )
 
     def close(self) -> None:
@@ -92,7 +99,7 @@ class PgStore:
 
         Raises `Unavailable` when the database cannot be reached or went away.
         """
-        try:
+        with _translated():
             connection = self._begun()
             try:
                 tx = PgTx(connection, self._now() if self._now else None)
@@ -104,12 +111,29 @@ class PgStore:
                 raise
             finally:
                 self._pool.putconn(connection)
-        except PoolTimeout as error:
-            raise Unavailable(f"Postgres gave no connection within 10 s: {error}") from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise Unavailable(f"Postgres does not answer: {error}") from error
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise Unavailable("Postgres is read-only at present; nothing was written.") from error
+
+    @contextmanager
+    def at_once(self) -> Iterator[PgTx]:
+        """Begin a transaction of one statement, which commits itself: no journeys for its begin and its end.
+
+        Raises `Unavailable` as `transaction` does.
+        """
+        with _translated():
+            connection = self._pool.getconn()
+            try:
+                yield PgTx(connection, self._now() if self._now else None)
+            except psycopg.Error:
+                _roll_back(connection)
+                raise
+            finally:
+                self._pool.putconn(connection)
+                if connection.closed:
+                    self._pool.check()  # one lost connection is seldom alone
+
+    def workers(self) -> int:
+        """How many workers prove to be alive."""
+        with self.transaction() as tx:
+            return tx.workers()
 
     def _begun(self) -> Connection[DictRow]:
         """A connection in a transaction. One that was lost while nobody used it is found out here, and replaced."""
@@ -126,6 +150,19 @@ class PgStore:
                 self._pool.putconn(connection)
                 raise
         return connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say `Unavailable` where Postgres cannot be reached, went away or takes no writes."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable(f"Postgres gave no connection within 10 s: {error}") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unavailable(f"Postgres does not answer: {error}") from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise Unavailable("Postgres is read-only at present; nothing was written.") from error
 
 
 def _roll_back(connection: Connection[DictRow]) -> None:
@@ -191,10 +228,9 @@ class PgTx:
         self._cursor: Cursor[DictRow] = connection.cursor()
         self._fixed_now = now
         self._known_now = now
-        self._desk: _Pending | None = None
+        self._desks: dict[str, _Pending] = {}
         self._messages: list[Message] = []
-        self._event_count = 0
-        self._step_count = 0
+        self._planned: list[Mapping[str, Json]] = []
 
     # the clock and the pen
 
@@ -205,32 +241,67 @@ class PgTx:
         return self._known_now
 
     def _run(self, name: str, /, **values: object) -> Cursor[DictRow]:
+        if self._planned:
+            self.flush()  # whoever asks for a step must find those that this transaction planned
         return self._cursor.execute(queries()[name], {"now": self._fixed_now, **values})
 
     def _hit(self, name: str, /, **values: object) -> bool:
         return self._run(name, **values).fetchone() is not None
 
     def _pending(self, plan_id: str) -> _Pending:
-        if self._desk is None or self._desk.plan_id != plan_id:
-            self.flush()
-            self._desk = _Pending(plan_id)
-        return self._desk
+        if plan_id not in self._desks:
+            self._desks[plan_id] = _Pending(plan_id)
+        return self._desks[plan_id]
+
+    def _locked(self, row: Mapping[str, Any]) -> Plan:
+        """The plan of a row that this transaction now holds, from whose counters it numbers on."""
+        plan = _plan(row)
+        self._known_now = row["now"]
+        pending = self._pending(plan.plan_id)
+        pending.event_count, pending.step_count = plan.event_count, plan.step_count
+        return plan
 
     def flush(self) -> None:
-        """Write what has been gathered, in one statement for each plan."""
-        desk, self._desk = self._desk, None
+        """Write what has been gathered, about all plans in one statement; another one seals audit records."""
+        touched = [desk for desk in self._desks.values() if desk.touched]
         messages, self._messages = self._messages, []
-        if desk is not None:
-            self._run("write_down", **desk.values(), **_messages(messages))
-        elif messages:
-            self._many(
-                "send", [{"topic": m.topic, "plan_id": m.ref.plan_id, "step": m.ref.number} for m in messages]
+        planned, self._planned = self._planned, []
+        if not (touched or messages or planned):
+            return
+        audits = [record for desk in touched for record in desk.audits]
+        told = [event for desk in touched for event in desk.events]
+        self._run(
+            "write_down",
+            plans=_plain([desk.deltas() for desk in touched]),
+            steps=_plain(planned),
+            events=_plain(told),
+            messages=_plain(
+                [
+                    {"at": at, "topic": m.topic, "plan_id": m.ref.plan_id, "step": m.ref.number}
+                    for at, m in enumerate(messages)
+                ]
+            ),
+        )
+        if audits:
+            self._run(
+                "seal",
+                chains=[record.chain for record in audits],
+                numbers=[record.number for record in audits],
+                kinds=[record.kind for record in audits],
+                bodies=[record.body for record in audits],
+                prevs=[record.prev for record in audits],
+                macs=[record.mac for record in audits],
+                key_ids=[record.key_id for record in audits],
             )
+        for desk in touched:
+            desk.clear()
 
     def _many(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if len(rows) == 1:
             self._run(name, **rows[0])
         elif rows:
+            if self._planned:
+                self.flush()
             self._cursor.executemany(queries()[name], [{"now": self._fixed_now, **row} for row in rows])
 
     # plans
@@ -263,20 +334,16 @@ class PgTx:
     def lock_plan(self, plan_id: str) -> Plan | None:
         self.flush()
         row = self._run("lock_plan", plan_id=plan_id).fetchone()
-        if row is None:
-            return None
-        self._known_now = row["now"]
-        self._event_count, self._step_count = row["event_count"], row["step_count"]
-        return _plan(row)
+        return self._locked(row) if row else None
+
+    def lock_plans(self, plan_ids: Sequence[str]) -> Sequence[Plan]:
+        self.flush()
+        return [self._locked(row) for row in self._run("lock_plans", plan_ids=list(plan_ids))]
 
     def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
         self.flush()
         row = self._run("lock_step", plan_id=ref.plan_id, number=ref.number).fetchone()
-        if row is None:
-            return None
-        self._known_now = row["now"]
-        self._event_count, self._step_count = row["event_count"], row["step_count"]
-        return _plan(row), _step({name[2:]: value for name, value in row.items() if name.startswith("s_")})
+        return (self._locked(row), _step_beside(row)) if row else None
 
     def plan(self, plan_id: str) -> Plan | None:
         self.flush()
@@ -298,6 +365,10 @@ class PgTx:
     def tally(self) -> Tally:
         """Return what there is, in numbers, for whoever watches over it."""
         return Tally(**_one(self._run("tally")))
+
+    def workers(self) -> int:
+        """Return how many workers prove to be alive."""
+        return int(_one(self._run("workers", alive_class=ALIVE_CLASS))["workers"])
 
     def move_plan(
         self, plan_id: str, move: PlanMove, *, reason: str | None = None, partial: bool | None = None
@@ -323,10 +394,11 @@ class PgTx:
     # steps
 
     def add_steps(self, plan_id: str, steps: Sequence[NewStep], *, max_attempts: int) -> Sequence[Step]:
+        pending = self._pending(plan_id)  # of the plan that this transaction has locked
         made = [
             Step(
                 plan_id,
-                self._step_count + i,  # of the plan that this transaction has locked
+                pending.step_count + i,
                 s.agent,
                 StepState.READY,
                 s.round,
@@ -336,21 +408,19 @@ class PgTx:
             )
             for i, s in enumerate(steps, start=1)
         ]
-        rows = [
+        self._planned += [
             {
                 "plan_id": plan_id,
                 "number": s.number,
                 "agent": s.agent,
                 "phase": s.phase,
                 "round": s.round,
-                "brief": _json(s.brief),
+                "brief": dict(s.brief),
                 "max_attempts": max_attempts,
             }
             for s in made
         ]
-        self._many("add_step", rows)
-        self._step_count += len(made)
-        pending = self._pending(plan_id)
+        pending.step_count += len(made)
         pending.steps += len(made)
         pending.spent = pending.spent.plus(Spent(steps=len(made)))
         return made
@@ -362,11 +432,45 @@ class PgTx:
     def steps(self, plan_id: str) -> Sequence[Step]:
         return [_step(row) for row in self._run("steps", plan_id=plan_id)]
 
-    def claim_step(self, ref: StepRef, *, holder: int, lease: timedelta) -> Step | None:
+    def claim_step(
+        self, ref: StepRef, *, holder: int, lease: timedelta, first: bool = False
+    ) -> tuple[Plan, Step] | None:
         row = self._run(
-            "claim_step", plan_id=ref.plan_id, number=ref.number, holder=holder, lease=lease
+            "claim_step", plan_id=ref.plan_id, number=ref.number, holder=holder, lease=lease, first=first
         ).fetchone()
-        return _step(row) if row else None
+        if row is None:
+            return None
+        plan = _plan(row)
+        if row["started_behind"] is not None:
+            number = int(row["started_behind"]) + 1
+            self._pending(ref.plan_id).event_count = number
+            plan = replace(plan, state=PlanState.RUNNING, event_count=number)
+        return plan, _step_beside(row)
+
+    def complete_step(
+        self,
+        ref: StepRef,
+        *,
+        claim: int,
+        verdict: str,
+        follow_ups: Sequence[Mapping[str, Json]],
+        result: Mapping[str, Json],
+        told: Mapping[str, Json],
+    ) -> bool:
+        row = self._run(
+            "complete_step",
+            plan_id=ref.plan_id,
+            number=ref.number,
+            claim=claim,
+            verdict=verdict,
+            follow_ups=_json(list(follow_ups)),
+            result=_json(result),
+            told=_json(told),
+        ).fetchone()
+        if row is None:
+            return False
+        self._pending(ref.plan_id).event_count = row["event_count"]
+        return True
 
     def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
         return self._hit("renew_step", plan_id=ref.plan_id, number=ref.number, claim=claim, lease=lease)
@@ -382,7 +486,6 @@ class PgTx:
         reset_attempts: bool = False,
         verdict: str | None = None,
         follow_ups: Sequence[Mapping[str, Json]] | None = None,
-        result: Mapping[str, Json] | None = None,
         reason: str | None = None,
     ) -> bool:
         before, after = STEP_MOVES[move]
@@ -398,20 +501,22 @@ class PgTx:
             reset_attempts=reset_attempts,
             verdict=verdict,
             follow_ups=None if follow_ups is None else _json(list(follow_ups)),
-            result=None if result is None else _json(result),
             reason=reason,
         )
 
-    def mark_settled(self, ref: StepRef) -> bool:
-        return self._hit("mark_settled", plan_id=ref.plan_id, number=ref.number)
+    def mark_settled(self, refs: Sequence[StepRef]) -> Sequence[Step]:
+        rows = self._run("mark_settled", plan_ids=[r.plan_id for r in refs], numbers=[r.number for r in refs])
+        return [_step(row) for row in rows]
 
     # what a step leaves behind
 
     def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:
         pending = self._pending(plan_id)
         # numbers are given by the plan's row, which this transaction holds
-        self._event_count += 1
-        pending.events.append((self._event_count, kind, _json(body)))
+        pending.event_count += 1
+        pending.events.append(
+            {"plan_id": plan_id, "number": pending.event_count, "kind": kind, "body": dict(body)}
+        )
 
     def events(self, plan_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Event]:
         self.flush()
@@ -606,12 +711,41 @@ class PgTx:
 
     # the relay
 
-    def take_outbox(self, limit: int) -> Sequence[Message]:
-        rows = sorted(self._run("take_outbox", limit=limit).fetchall(), key=lambda row: int(row["number"]))
+    def take_outbox(self, limit: int, *, room: int | None = None) -> Sequence[Message]:
+        room = _ANY if room is None else max(0, room)
+        rows = self._run("take_outbox", limit=limit, room=room).fetchall()
+        if room and not any(row["topic"] == Topic.STEPS for row in rows):
+            rows += self._take_shares(min(room, limit))
         return [
             Message(Topic(row["topic"]), StepRef(row["plan_id"], row["step"]), row["priority"])
-            for row in rows
+            for row in sorted(rows, key=lambda row: int(row["number"]))
         ]
+
+    def _take_shares(self, room: int) -> list[DictRow]:
+        waiting = [Waiting(**row) for row in self._run("waiting", room=room, lock=_TURN_LOCK)]
+        shares = share(waiting, room)
+        if not shares:
+            return []
+        return self._run(
+            "take_shares",
+            tenants=list(shares),
+            numbers=[part.messages for part in shares.values()],
+            served=[part.served for part in shares.values()],
+        ).fetchall()
+
+    # tenants
+
+    def may_run(self, tenant: str) -> bool:
+        limit = self._run("limit_of", tenant=tenant).fetchone()
+        if limit is None:
+            return True
+        return int(_one(self._run("running_of", tenant=tenant))["running"]) < int(limit["max_running"])
+
+    def tenants(self) -> Sequence[Tenant]:
+        return [Tenant(**row) for row in self._run("tenants")]
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        self._run("put_tenant", tenant=tenant.tenant, weight=tenant.weight, max_running=tenant.max_running)
 
     # schedules
 
@@ -681,57 +815,59 @@ class PgTx:
 
 
 class _Pending:
-    """What a transaction has added to one plan and not written yet."""
+    """What a transaction has added to one plan and not written yet, and the counters it numbers on from."""
 
     def __init__(self, plan_id: str) -> None:
         self.plan_id = plan_id
-        self.events: list[tuple[int, str, Jsonb]] = []
+        self.event_count = 0
+        self.step_count = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what has been written; the counters go on."""
+        self.events: list[Mapping[str, Json]] = []
         self.audits: list[AuditRecord] = []
         self.steps = 0
         self.spent = Spent()
         self.partial = False
 
-    def values(self) -> Mapping[str, object]:
-        touched = bool(self.events or self.audits or self.steps or self.partial or self.spent != Spent())
+    @property
+    def touched(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.events or self.audits or self.steps or self.partial or self.spent != Spent())
+
+    def deltas(self) -> Mapping[str, Json]:
+        """What the plan's counters change by."""
         return {
             "plan_id": self.plan_id,
-            "touched": touched,
             "steps": self.steps,
             "events": len(self.events),
             "audits": len(self.audits),
-            "head": self.audits[-1].mac if self.audits else None,
+            "head": self.audits[-1].mac.hex() if self.audits else None,
             "partial": self.partial,
             "spent_steps": self.spent.steps,
             "spent_calls": self.spent.calls,
             "spent_tokens": self.spent.tokens,
             "spent_uusd": self.spent.cost_uusd,
-            "event_numbers": [number for number, _, _ in self.events],
-            "event_kinds": [kind for _, kind, _ in self.events],
-            "event_bodies": [body for _, _, body in self.events],
-            "audit_numbers": [record.number for record in self.audits],
-            "audit_kinds": [record.kind for record in self.audits],
-            "audit_bodies": [record.body for record in self.audits],
-            "audit_prevs": [record.prev for record in self.audits],
-            "audit_macs": [record.mac for record in self.audits],
-            "audit_key_ids": [record.key_id for record in self.audits],
         }
 
 
-def _messages(messages: Sequence[Message]) -> Mapping[str, object]:
-    return {
-        "message_topics": [m.topic.value for m in messages],
-        "message_plans": [m.ref.plan_id for m in messages],
-        "message_steps": [m.ref.number for m in messages],
-    }
+def _set_up(connection: Connection[DictRow]) -> None:
+    """Let a session give times in UTC, and look up the few rows that a query is for by their index.
 
-
-def _in_utc(connection: Connection[DictRow]) -> None:
-    """Let a session give times in UTC, whatever the database or the role is set to."""
+    What a table held when it was last analysed says nothing here: most are empty one moment and crowded the next.
+    """
     connection.execute("SET TIME ZONE 'UTC'")
+    connection.execute("SET enable_seqscan = off")
+    connection.execute("SET jit = off")
 
 
 def _json(value: object) -> Jsonb:
     return Jsonb(value, dumps=lambda v: canonical(v).decode())
+
+
+def _plain(rows: Sequence[Mapping[str, Json]]) -> Jsonb:
+    return Jsonb(rows, dumps=lambda v: json.dumps(v, allow_nan=False))
 
 
 def _one(cursor: Cursor[DictRow]) -> DictRow:
@@ -789,10 +925,15 @@ def _step(row: Mapping[str, Any]) -> Step:
         offered_at=row["offered_at"],
         verdict=row["verdict"],
         follow_ups=tuple(row["follow_ups"]),
-        result=row["result"],
+        result=row.get("result") or {},
         reason=row["reason"],
         settled=row["settled"],
     )
+
+
+def _step_beside(row: Mapping[str, Any]) -> Step:
+    """The step that a row holds beside its plan."""
+    return _step({name[2:]: value for name, value in row.items() if name.startswith("s_")})
 
 
 def _fact(row: Mapping[str, Any]) -> Fact:

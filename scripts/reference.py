@@ -45,11 +45,11 @@ EVENTS: Final[Mapping[str, str]] = {
     "plan.submitted": "The goal was accepted.",
     "step.dead": "A step was given up on; a dead letter says why.",
     "step.faulted": "An attempt failed; another follows after a wait.",
-    "step.planned": "It was decided that this step comes next.",
+    "step.planned": "It was decided that this step comes next, beside others. One that comes alone is not announced.",
     "step.rescued": "A step was taken back from a worker that is gone or silent.",
     "step.skipped": "Time ran out before the step could begin.",
     "step.snoozed": "It was too early; the step comes back later.",
-    "step.started": "A worker took the step.",
+    "step.started": "A worker took the step, and has been busy with it for half a second. One that ends sooner is told of when it ends.",
     "step.succeeded": "The step came to a verdict.",
     "tool.called": "A call through the gate ended.",
 }
@@ -225,6 +225,10 @@ def _written(method: str) -> Mapping[str, tuple[str, ...]]:
             if named and isinstance(call.args[0], ast.Constant):
                 fields = found.setdefault(str(call.args[0].value), {})
                 fields.update(dict.fromkeys(_fields(call.args[1], function)))
+            for told in (k.value for k in call.keywords if k.arg == "told" and method == "event"):
+                found["step.succeeded"] = dict.fromkeys(_fields(told, function))
+    if method == "event":
+        found["plan.started"] = {}  # written by the query that claims its first step
     return {kind: tuple(fields) for kind, fields in sorted(found.items())}
 
 
@@ -236,6 +240,8 @@ def _fields(body: ast.expr, function: ast.FunctionDef) -> Iterator[str]:
                 yield str(key.value)
             elif key is None:
                 yield from _fields(value, function)
+    elif isinstance(body, ast.Call) and isinstance(body.func, ast.Name) and body.func.id == "_named":
+        yield from ("step", "agent", "round")
     elif isinstance(body, ast.Name):
         for node in ast.walk(function):
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from orchestrator.telemetry import log
 PREFETCH: Final = 200
 _LOOK_S: Final = 0.5
 _LINGER_S: Final = 0.002
+_GATHER_S: Final = 0.015
+_SEVERAL: Final = 3
 _PATIENCE_S: Final = 1.0
 
 
@@ -53,10 +56,13 @@ class BrokerLoop:
             topology.declare(channel)
             channel.basic_qos(0, PREFETCH, False)
             channel.basic_consume(self._queue, callback=waiting.append)
+            linger_s = _LINGER_S
             while not stopping.is_set():
-                self._fill(connection, waiting)
+                self._fill(connection, waiting, linger_s)
                 if waiting:
                     batch = list(waiting)
+                    # where several come at a time, more are worth waiting for: a transaction carries any number
+                    linger_s = _GATHER_S if len(batch) >= _SEVERAL else _LINGER_S
                     waiting.clear()
                     self._carry(batch, connection, channel, stopping)
         finally:
@@ -91,13 +97,17 @@ class BrokerLoop:
         connection.heartbeat_tick()
 
     @staticmethod
-    def _fill(connection: Any, waiting: list[Any]) -> None:
-        """Wait for a message, then take those that are there already."""
-        wait_s = _LOOK_S
+    def _fill(connection: Any, waiting: list[Any], linger_s: float) -> None:
+        """Wait for a message, then for others that come within `linger_s` seconds."""
+        until: float | None = None
         while len(waiting) < PREFETCH:
             try:
-                connection.drain_events(timeout=wait_s)
+                connection.drain_events(
+                    timeout=_LOOK_S if until is None else max(0.0005, until - time.monotonic())
+                )
             except TimeoutError:
                 connection.heartbeat_tick()
                 return
-            wait_s = _LINGER_S
+            until = until or time.monotonic() + linger_s
+            if time.monotonic() >= until:
+                return

@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator import bus
 from orchestrator.conductor import Conductor
-from orchestrator.domain.errors import NotFound
 from orchestrator.domain.plan import StepRef
 from orchestrator.messages import Malformed, Topic, parse
 from orchestrator.telemetry import log
@@ -24,7 +23,7 @@ class CompletionConsumer:
         """Settle the step that a message names. A repeat does nothing."""
         ref = self._ref(body)
         if ref is not None:
-            self._settle(ref)
+            self._settled(ref, missing=bool(self._conductor.settle_all([ref])))
 
     def take_waiting(self, messages: Sequence[Any]) -> None:
         """Settle what AMQP messages name, each step once however often it is named."""
@@ -34,8 +33,9 @@ class CompletionConsumer:
                 ref = self._ref(body)
                 if ref is not None:
                     refs.setdefault(ref)
+        missing = set(self._conductor.settle_all(refs))
         for ref in refs:
-            self._settle(ref)
+            self._settled(ref, missing=ref in missing)
 
     def _bodies(self, message: Any) -> Sequence[object]:
         try:
@@ -55,10 +55,8 @@ class CompletionConsumer:
             bury(self._conductor, "malformed", str(malformed))
             return None
 
-    def _settle(self, ref: StepRef) -> None:
-        try:
-            self._conductor.settle(ref)
-        except NotFound as missing:
-            bury(self._conductor, "unknown_step", str(missing))
+    def _settled(self, ref: StepRef, *, missing: bool) -> None:
+        if missing:
+            bury(self._conductor, "unknown_step", f"There is no step {ref.number} of a plan {ref.plan_id}.")
         else:
             log.info("completion.settled", plan_id=ref.plan_id, step=ref.number)

@@ -12,7 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar, overload
 
 import structlog
@@ -39,6 +39,9 @@ CUT_SHORT: Mapping[Agent, str] = {
 }
 """What each agent comes to when it may not call anything any more and cannot do without."""
 
+
+TELL_AFTER_S = 0.5
+"""How long a step must run before it is worth an event of its own that it has begun, in seconds."""
 
 UNRECORDABLE = "unrecordable"
 """The reason of the fault that stands for an outcome which the store would not take."""
@@ -246,16 +249,17 @@ class _Toolbox:
 
 
 class Heartbeats:
-    """Keeps the leases of the steps that this process runs, from one thread.
+    """Keeps the leases of the steps that this process runs, and says which have begun, from one thread.
 
-    A step that runs longer than `step_timeout_s` seconds is let go of: its lease ends, and the sweeper takes it.
+    A step that runs longer than `step_timeout_s` seconds is let go of: its lease ends, and the sweeper takes it. One
+    that ends within half a second is not said to have begun: its outcome says it all.
     """
 
     def __init__(self, conductor: Conductor, step_timeout_s: float) -> None:
         self._conductor = conductor
         self._step_timeout_s = step_timeout_s
         self._every_s = conductor.rules.lease.total_seconds() / 3
-        self._held: dict[int, tuple[Claimed, float]] = {}
+        self._held: dict[int, _Held] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
@@ -265,7 +269,7 @@ class Heartbeats:
     def of(self, claimed: Claimed) -> Iterator[None]:
         """Keep this step's lease for as long as the block lasts."""
         with self._lock:
-            self._held[id(claimed)] = (claimed, time.monotonic())
+            self._held[id(claimed)] = _Held(claimed, time.monotonic())
         try:
             yield
         finally:
@@ -278,24 +282,52 @@ class Heartbeats:
         self._thread.join(1.0)
 
     def _beat(self) -> None:
-        while not self._closed.wait(self._every_s):
+        while not self._closed.wait(min(self._every_s, TELL_AFTER_S)):
             with self._lock:
                 held = list(self._held.items())
-            for key, (claimed, since) in held:
-                if time.monotonic() - since > self._step_timeout_s or not self._renewed(claimed):
-                    log.warning("heartbeat.lost", plan_id=claimed.ref.plan_id, step=claimed.ref.number)
+            for key, step in held:
+                if not self._kept(step):
+                    log.warning(
+                        "heartbeat.lost", plan_id=step.claimed.ref.plan_id, step=step.claimed.ref.number
+                    )
                     with self._lock:
                         self._held.pop(key, None)
 
-    def _renewed(self, claimed: Claimed) -> bool:
+    def _kept(self, step: _Held) -> bool:
+        now = time.monotonic()
+        if now - step.since > self._step_timeout_s:
+            return False
+        if not step.told and now - step.since >= TELL_AFTER_S:
+            step.told = True
+            return self._answered(self._conductor.tell_started, step.claimed)
+        if now - step.renewed >= self._every_s:
+            step.renewed = now
+            return self._answered(self._conductor.renew, step.claimed)
+        return True
+
+    @staticmethod
+    def _answered(ask: Callable[[Claimed], bool], claimed: Claimed) -> bool:
         try:
-            return self._conductor.renew(claimed)
+            return ask(claimed)
         except Unavailable:
             log.warning("store.unavailable")
             return True  # nobody else could take it either; try again at the next beat
         except Exception:  # noqa: BLE001 - the leases of every other step hang on this thread
             log.exception("store.unavailable")
             return True
+
+
+@dataclass(slots=True)
+class _Held:
+    """A step in hand: since when, when its lease was renewed last, and whether it was said to have begun."""
+
+    claimed: Claimed
+    since: float
+    told: bool = False
+    renewed: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.renewed = self.since
 
 
 def _told(error: Exception) -> str:

@@ -83,7 +83,7 @@ def relay(opened: Core, stopping: threading.Event) -> None:
     thread = threading.Thread(target=sweeper.forever, args=(stopping,), name="sweeper", daemon=True)
     thread.start()
     bus = RabbitBus(opened.settings.broker_url)
-    Relay(opened.store, bus).forever(stopping)
+    Relay(opened.store, bus, ring=opened.conductor.offer_again).forever(stopping)
     bus.close()
     thread.join(5.0)
 

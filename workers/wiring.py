@@ -117,7 +117,7 @@ class Workshop:
             self._app, concurrency=settings.concurrency, ready=lambda _: self._ready.set()
         )
         bus = CeleryBus(self._app) if self._in_memory else RabbitBus(settings.broker_url)
-        relay = Relay(opened.store, bus)
+        relay = Relay(opened.store, bus, ring=conductor.offer_again)
         sweeper = Sweeper(conductor, every_s=settings.sweep_every_s, alive=self._hands.alive.renew)
         self._threads = [
             threading.Thread(target=self._worker.start, name="worker", daemon=True),

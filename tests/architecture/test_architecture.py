@@ -26,7 +26,7 @@ DOORS = {
     "workers/cli/__init__.py:run": "the command line's door: what nobody foresaw becomes a sentence and an exit code",
     "workers/executor.py:_think": "whatever a mind raises is an outcome",
     "workers/executor.py:_report": "an outcome that cannot be written is a fault of its step",
-    "workers/executor.py:_renewed": "the leases of every other step hang on this thread",
+    "workers/executor.py:_answered": "the leases of every other step hang on this thread",
     "workers/gate/policy.py:judge": "whatever broke, the answer is no",
     "workers/gate/policy.py:_rendered": "a question that cannot be written down is malformed",
     "workers/gate/policy.py:_load": "a policy that does not compile is not loaded",
@@ -40,7 +40,9 @@ DOORS = {
 SPEAKS_SQL = {
     "orchestrator/store.py": "looks whether its session lives",
     "orchestrator/database.py": "creates and migrates",
-    "workers/bench.py": "measures the least that a step must cost, on a table of its own",
+    "workers/bench/floor.py": "measures the least that a step must cost, on tables of its own",
+    "workers/bench/meter.py": "asks the server about itself",
+    "workers/bench/workloads.py": "counts what a run left behind, and cleans up after it",
     "workers/toolhost/documents/index.py": "has a SQLite file of its own",
 }
 

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from orchestrator.domain.lifecycle import PlanMove
 from orchestrator.domain.plan import Agent, NewStep, PlanState, Request, StepRef, StepState, request
 from orchestrator.inmemory import InMemoryStore
 from orchestrator.ports import Store
@@ -133,6 +134,7 @@ def new_steps(store: Store, number: int = 1, *, plan_id: str | None = None, **re
     plan_id = plan_id or new_plan(store)
     with store.transaction() as tx:
         tx.lock_plan(plan_id)
+        tx.move_plan(plan_id, PlanMove.START)  # only steps of a plan that has started can be claimed
         steps = [NewStep(Agent.RESEARCHER)] * number
         return [step.ref for step in tx.add_steps(plan_id, steps, **{"max_attempts": 5, **rest})]
 

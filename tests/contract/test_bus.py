@@ -8,15 +8,17 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 from orchestrator import bus, topology
-from orchestrator.bus import TIMEOUT_S, RabbitBus
+from orchestrator.bus import AHEAD, TIMEOUT_S, RabbitBus
+from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import BrokerUnavailable, Unavailable
-from orchestrator.domain.plan import StepRef
+from orchestrator.domain.plan import StepRef, request
 from orchestrator.messages import Message, Topic
 from orchestrator.relay import BATCH, Relay
 from orchestrator.store import PgStore
@@ -49,8 +51,8 @@ def rabbit_bus(vhost):
         yield made
 
 
-def take(url, queue, number):
-    """The next messages of a queue, acknowledged."""
+def take(url, queue, number, *, leave=False):
+    """The next messages of a queue, acknowledged; there are no others, unless some may be left."""
     connection = bus.connect(url)
     try:
         channel = connection.channel()
@@ -59,7 +61,7 @@ def take(url, queue, number):
             message = channel.basic_get(queue, no_ack=True)
             assert message is not None, f"{len(found)} of {number} messages in {queue}"
             found.append(message)
-        assert channel.basic_get(queue, no_ack=True) is None
+        assert leave or channel.basic_get(queue, no_ack=True) is None
         return found
     finally:
         connection.collect()
@@ -85,6 +87,18 @@ def until(said, *, within_s=30.0):
     while not said():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def waiting(url):
+    """How many messages wait for steps; none while the broker does not answer."""
+    with at(url) as made, contextlib.suppress(BrokerUnavailable):
+        return made.depth(Topic.STEPS)
+    return 0
+
+
+def heard_now(made, url):
+    """The steps of the messages that wait at this moment, acknowledged."""
+    return refs_of(take(url, "plan.steps", made.depth(Topic.STEPS), leave=True))
 
 
 def seconds_to_fail(made, messages):
@@ -379,6 +393,43 @@ class TestTheRelay:
             assert self.outbox(dsn) == 0
             assert made.depth(Topic.STEPS) == before
 
+    def test_leaves_the_crowd_in_the_outbox_and_publishes_the_rest(self, pg_store, dsn, vhost):
+        refs = self.filled(pg_store, 3 * AHEAD)
+        with pg_store.transaction() as tx:
+            tx.send([Message(Topic.COMPLETIONS, ref) for ref in refs[: AHEAD // 2]])
+        with at(vhost) as made:
+            relay = Relay(pg_store, made)
+            for _ in range(5):
+                relay.step()
+            assert (made.depth(Topic.STEPS), made.depth(Topic.COMPLETIONS)) == (AHEAD, AHEAD // 2)
+            assert made.room() == 0
+            take(vhost, "plan.steps", 10, leave=True)
+            relay.step()
+            assert made.depth(Topic.STEPS) == AHEAD
+
+    def test_rings_again_for_what_a_wiped_broker_lost(self, pg_store, dsn, rabbit, vhost, sealer):
+        conductor = Conductor(
+            pg_store,
+            sealer,
+            new_id=lambda: str(uuid4()),
+            draw=lambda: 0.5,
+            rules=Rules(unheard_after=timedelta(days=1)),
+        )
+        plans = [conductor.submit(request(f"Goal {n}")).plan_id for n in range(5)]
+        stopping = threading.Event()
+        with at(vhost) as bus_, at(vhost) as made:
+            relay = Relay(pg_store, bus_, ring=conductor.offer_again)
+            thread = threading.Thread(target=relay.forever, args=(stopping,), daemon=True)
+            thread.start()
+            until(lambda: made.depth(Topic.STEPS) == len(plans))
+            time.sleep(0.6)  # what was rung for just now is not rung for again
+            rabbit.drop_vhost(vhost)
+            rabbit.make_vhost(vhost.rsplit("/", 1)[1])
+            until(lambda: waiting(vhost) == len(plans), within_s=20)
+            stopping.set()
+            thread.join(10)
+        assert {ref.plan_id for ref in refs_of(take(vhost, "plan.steps", len(plans)))} == set(plans)
+
     def test_in_two_processes_publishes_everything_and_leaves_no_row(self, pg_store, dsn, vhost):
         refs = self.filled(pg_store, 3 * BATCH)
         there = self.outbox(dsn)
@@ -389,13 +440,15 @@ class TestTheRelay:
         threads = [threading.Thread(target=r.forever, args=(stopping,), daemon=True) for r in relays]
         for thread in threads:
             thread.start()
-        until(lambda: self.outbox(dsn) == 0)
-        stopping.set()
-        for thread in threads:
-            thread.join(10)
+        heard = []
         with at(vhost) as made:
-            waiting = made.depth(Topic.STEPS)
-        assert there <= waiting
-        assert set(refs) <= set(refs_of(take(vhost, "plan.steps", waiting)))
+            # whoever answers makes room for the next: without anybody they would wait in the outbox
+            until(lambda: heard.extend(heard_now(made, vhost)) or self.outbox(dsn) == 0)
+            stopping.set()
+            for thread in threads:
+                thread.join(10)
+            heard += heard_now(made, vhost)
+        assert there <= len(heard)
+        assert set(refs) <= set(heard)
         for each in (*buses, *stores):
             each.close()

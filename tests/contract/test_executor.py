@@ -158,7 +158,7 @@ class TestWhatAMindComesTo:
         step = run(light, raises(Fenced("p", 1, 1)))
 
         assert (step.state, step.claim) == (StepState.RUNNING, 1)
-        assert [e.kind for e in light.rows("events", step.plan_id)][-1] == "step.started"
+        assert "step.succeeded" not in [e.kind for e in light.rows("events", step.plan_id)]
 
     def test_is_a_dead_letter_after_the_last_attempt(self, light):
         ref = light.submit()
@@ -258,6 +258,14 @@ class Flaky:
             self.failures -= 1
             raise Unavailable("Postgres does not answer.")
         with self._store.transaction() as tx:
+            yield tx
+
+    @contextmanager
+    def at_once(self):
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("Postgres does not answer.")
+        with self._store.at_once() as tx:
             yield tx
 
 
@@ -451,6 +459,24 @@ class TestTheHeartbeats:
             assert eventually(lambda: renewed.count("good") >= 3)
         beats.close()
         assert renewed.count("bad") >= 3
+
+    def test_say_that_a_step_has_begun_once_it_takes_a_while(self, light):
+        def think(assignment, toolbox):
+            assert eventually(lambda: "step.started" in kinds())
+            return Completed("found")
+
+        def kinds():
+            return [e.kind for e in light.rows("events", ref.plan_id)]
+
+        ref = light.submit()
+        light.executor({Agent.RESEARCHER: think}).run(ref)
+        assert [k for k in kinds() if k.startswith("step.")] == ["step.started", "step.succeeded"]
+        assert light.rows("events", ref.plan_id)[-2].body == {
+            "step": ref.number,
+            "agent": "researcher",
+            "round": light.rows("step", ref).round,
+            "attempt": 1,
+        }
 
     def test_stop_for_a_step_that_was_taken_away(self):
         renewed = []

@@ -24,8 +24,9 @@ from orchestrator import database
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.errors import AlreadyDecided, Misconfigured, Unavailable
-from orchestrator.domain.outcome import Held
+from orchestrator.domain.outcome import Completed, Held
 from orchestrator.domain.plan import (
+    Agent,
     Approval,
     ApprovalState,
     Call,
@@ -106,11 +107,61 @@ class TestManyAtOnce:
             with pg_store.transaction() as tx:
                 return tx.claim_step(ref, holder=n + 1, lease=LEASE)
 
-        won = [step for step in at_once(20, claim) if step is not None]
+        won = [taken[1] for taken in at_once(20, claim) if taken is not None]
         assert len(won) == 1
         with pg_store.transaction() as tx:
             assert tx.step(ref) == won[0]
         assert (won[0].claim, won[0].attempt) == (1, 1)
+
+    def test_sixteen_that_complete_steps_of_one_plan_number_its_events_without_gaps(self, pg_store):
+        refs = new_steps(pg_store, 16)
+        for ref in refs:
+            with pg_store.at_once() as tx:
+                assert tx.claim_step(ref, holder=1, lease=LEASE)
+
+        def complete(n):
+            with pg_store.at_once() as tx:
+                return tx.complete_step(
+                    refs[n], claim=1, verdict="found", follow_ups=[], result={}, told={"step": n + 1}
+                )
+
+        assert all(at_once(16, complete))
+        with pg_store.transaction() as tx:
+            events = tx.events(refs[0].plan_id)
+            assert [e.number for e in events] == [*range(1, 17)]
+            assert {e.body["step"] for e in events} == {*range(1, 17)}
+            assert tx.plan(refs[0].plan_id).event_count == 16
+
+    def test_eight_that_settle_the_same_steps_decide_each_once(self, pg_store, conductor):
+        plans = [conductor.submit(asked(key=str(n))).plan_id for n in range(12)]
+        refs = [StepRef(plan_id, 1) for plan_id in plans]
+        for ref in refs:
+            claimed = conductor.begin(ref, holder=1)
+            assert conductor.report(claimed, Completed("deep"))
+
+        at_once(8, lambda n: conductor.settle_all(refs if n % 2 else refs[::-1]))
+
+        for plan_id in plans:
+            with pg_store.transaction() as tx:
+                assert [s.number for s in tx.steps(plan_id)] == [1, 2]
+
+    def test_two_that_settle_the_last_steps_of_a_round_at_once_go_on_once(self, pg_store, conductor):
+        for turn in range(10):
+            plan_id = conductor.submit(asked(key=str(turn))).plan_id
+            for number, outcome in [
+                (1, Completed("deep")),
+                (2, Completed("planned", follow_ups=[{"q": 1}, {"q": 2}])),
+            ]:
+                conductor.report(conductor.begin(StepRef(plan_id, number), holder=1), outcome)
+                conductor.settle(StepRef(plan_id, number))
+            last = [StepRef(plan_id, 3), StepRef(plan_id, 4)]
+            for ref in last:
+                conductor.report(conductor.begin(ref, holder=1), Completed("found"))
+
+            at_once(2, lambda n: conductor.settle(last[n]))  # noqa: B023 - it is called before the next turn
+
+            with pg_store.transaction() as tx:
+                assert [s.agent for s in tx.steps(plan_id)][4:] == [Agent.KEEPER]
 
     def test_fifty_that_submit_with_one_key_get_one_plan(self, pg_store, conductor):
         plans = at_once(50, lambda _: conductor.submit(asked(key="once")))
@@ -473,7 +524,7 @@ class TestARowThatCannotBe:
             SELECT conname
               FROM pg_constraint
              WHERE contype = 'c' AND connamespace = 'public'::regnamespace
-               AND conrelid NOT IN ('schedule'::regclass, 'firing'::regclass, 'audit'::regclass)
+               AND conrelid NOT IN ('schedule'::regclass, 'firing'::regclass, 'audit'::regclass, 'tenant'::regclass)
         """
         implied = {"plan_budget_calls_check"}  # by `budget_of_calls_holds`, which speaks first
         assert {row[0] for row in rows.execute(query)} - implied == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.domain.budget import Budget, Spent
+from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.lifecycle import (
     ALIVE,
     PLAN_ENDS,
@@ -109,7 +111,14 @@ def plan_of(bench, plan_id):
 
 def claim(bench, ref, holder=7):
     with bench.store.transaction() as tx:
-        return tx.claim_step(ref, holder=holder, lease=LEASE)
+        taken = tx.claim_step(ref, holder=holder, lease=LEASE)
+        return taken and taken[1]
+
+
+def complete(bench, ref, claim=1, verdict="found", **rest):
+    with bench.store.transaction() as tx:
+        usual = {"follow_ups": [], "result": {}, "told": {"step": ref.number}}
+        return tx.complete_step(ref, claim=claim, verdict=verdict, **{**usual, **rest})
 
 
 def move(bench, ref, name, **rest):
@@ -322,6 +331,28 @@ class TestSteps:
         more = new_steps(shared.store, 2, plan_id=first[0].plan_id)
         assert [ref.number for ref in [*first, *more]] == [1, 2, 3, 4]
 
+    def test_planned_for_many_plans_in_one_transaction_are_numbered_apart(self, shared):
+        plans = [new_plan(shared.store) for _ in range(3)]
+        with shared.store.transaction() as tx:
+            tx.lock_plans(plans)
+            for count, plan_id in enumerate(plans, start=1):
+                tx.add_steps(plan_id, [NewStep(Agent.KEEPER)] * count, max_attempts=2)
+                tx.add_event(plan_id, "planned", {"count": count})
+                tx.spend(plan_id, Spent(calls=count))
+            assert [s.number for s in tx.steps(plans[2])] == [1, 2, 3]  # what was planned is found at once
+            tx.add_steps(plans[0], [NewStep(Agent.KEEPER)], max_attempts=2)
+        for count, plan_id in enumerate(plans, start=1):
+            found = plan_of(shared, plan_id)
+            more = 1 if count == 1 else 0
+            assert (found.step_count, found.spent.steps, found.spent.calls) == (
+                count + more,
+                count + more,
+                count,
+            )
+            with shared.store.transaction() as tx:
+                assert [s.number for s in tx.steps(plan_id)] == [*range(1, count + more + 1)]
+                assert [(e.number, e.body) for e in tx.events(plan_id)] == [(1, {"count": count})]
+
     def test_that_are_not_there_can_do_nothing(self, shared):
         ref = nobody()
         with shared.store.transaction() as tx:
@@ -329,7 +360,8 @@ class TestSteps:
             assert tx.claim_step(ref, holder=7, lease=LEASE) is None
             assert not tx.renew(ref, claim=1, lease=LEASE)
             assert not tx.move_step(ref, StepMove.CANCEL)
-            assert not tx.mark_settled(ref)
+            assert not tx.mark_settled([ref])
+            assert not tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={}, told={})
 
 
 class TestAClaim:
@@ -339,6 +371,37 @@ class TestAClaim:
         assert (given.state, given.holder) == (StepState.RUNNING, 7)
         assert claim(shared, ref, holder=8) is None
         assert step_of(shared, ref) == given
+
+    @pytest.mark.parametrize("state", PlanState)
+    def test_is_given_only_in_a_plan_that_lives(self, shared, state):
+        ref = new_step(shared.store)
+        shared.place_plan(ref.plan_id, **look_of_plan(state, shared.clock))
+        assert (claim(shared, ref) is not None) is (state in ALIVE)
+        assert plan_of(shared, ref.plan_id).state is (
+            PlanState.RUNNING if state is PlanState.QUEUED else state
+        )
+
+    def test_starts_its_plan_and_says_so_once(self, shared):
+        refs = new_steps(shared.store, 2)
+        plan_id = refs[0].plan_id
+        shared.place_plan(plan_id, **look_of_plan(PlanState.QUEUED, shared.clock))
+        for ref in refs:
+            with shared.store.transaction() as tx:
+                plan, _ = tx.claim_step(ref, holder=7, lease=LEASE)
+                tx.add_event(plan_id, "claimed", {})
+            assert (plan.state, plan.event_count) == (PlanState.RUNNING, refs.index(ref) + 1)
+            shared_events = [(e.number, e.kind) for e in self.events(shared, plan_id)]
+            assert shared_events == [(1, "plan.started"), (2, "claimed"), (3, "claimed")][: ref.number + 1]
+        assert plan_of(shared, plan_id).event_count == 3
+
+    def events(self, bench, plan_id):
+        with bench.store.transaction() as tx:
+            return tx.events(plan_id)
+
+    def test_that_runs_late_asks_no_more_questions(self, shared):
+        ref = new_step(shared.store)
+        shared.place_plan(ref.plan_id, deadline=shared.clock())
+        assert claim(shared, ref) is None
 
     def test_carries_a_lease_and_its_first_number(self, shared):
         ref = new_step(shared.store)
@@ -496,9 +559,7 @@ class TestAMove:
         claim(shared, ref)
         follow_ups = [{"question": TEXT}, {"question": "two", "weights": [0.25, 3]}]
         result = {"text": LONG, "none": None, "yes": True}
-        assert move(
-            shared, ref, StepMove.COMPLETE, claim=1, verdict="enough", follow_ups=follow_ups, result=result
-        )
+        assert complete(shared, ref, verdict="enough", follow_ups=follow_ups, result=result)
         found = step_of(shared, ref)
         assert (found.verdict, found.result) == ("enough", result)
         assert list(found.follow_ups) == follow_ups
@@ -512,15 +573,92 @@ class TestAMove:
         assert step_of(shared, ref).reason is None
 
 
+class TestACompletion:
+    def test_is_told_and_rung_for(self, bench):
+        ref = new_step(bench.store)
+        claim(bench, ref)
+        drain(bench)
+        assert complete(bench, ref, told={"step": 1, "verdict": TEXT})
+        with bench.store.transaction() as tx:
+            (event,) = tx.events(ref.plan_id)
+        assert (event.number, event.kind, event.body) == (1, "step.succeeded", {"step": 1, "verdict": TEXT})
+        assert event.at == bench.clock()
+        assert plan_of(bench, ref.plan_id).event_count == 1
+        assert drain(bench) == [Message(Topic.COMPLETIONS, ref)]
+        found = step_of(bench, ref)
+        assert (found.state, found.holder, found.leased_until) == (StepState.SUCCEEDED, None, None)
+        assert (found.result, found.settled, found.offered_at) == ({}, False, bench.clock())
+
+    @pytest.mark.parametrize("state", [s for s in StepState if s is not StepState.RUNNING])
+    def test_is_of_a_running_step(self, bench, state):
+        ref = new_step(bench.store)
+        bench.place(ref, **look_of(state, bench.clock))
+        drain(bench)
+        before = step_of(bench, ref)
+        assert not complete(bench, ref)
+        assert self.traces(bench, ref) == (before, [], 0, [])
+
+    def test_is_fenced_by_the_claim(self, bench):
+        ref = new_step(bench.store)
+        claim(bench, ref)
+        move(bench, ref, StepMove.RESCUE, claim=1)
+        claim(bench, ref)
+        drain(bench)
+        before = step_of(bench, ref)
+        assert not complete(bench, ref, claim=1, result={"late": True})
+        assert self.traces(bench, ref) == (before, [], 0, [])
+        assert complete(bench, ref, claim=2)
+
+    def traces(self, bench, ref):
+        with bench.store.transaction() as tx:
+            events = list(tx.events(ref.plan_id))
+        return step_of(bench, ref), events, plan_of(bench, ref.plan_id).event_count, drain(bench)
+
+    def test_goes_on_numbering_in_its_transaction(self, shared):
+        ref = new_step(shared.store)
+        claim(shared, ref)
+        with shared.store.transaction() as tx:
+            tx.lock_plan(ref.plan_id)
+            tx.add_event(ref.plan_id, "before", {})
+            tx.plan(ref.plan_id)  # what was gathered is written
+            assert tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={}, told={})
+            tx.add_event(ref.plan_id, "after", {})
+        with shared.store.transaction() as tx:
+            found = [(e.number, e.kind) for e in tx.events(ref.plan_id)]
+        assert found == [(1, "before"), (2, "step.succeeded"), (3, "after")]
+
+    def test_may_be_a_transaction_of_its_own(self, shared):
+        ref = new_step(shared.store)
+        with shared.store.at_once() as tx:
+            plan, step = tx.claim_step(ref, holder=7, lease=LEASE, first=True)
+        assert (plan.plan_id, step.ref, step.claim) == (ref.plan_id, ref, 1)
+        with shared.store.at_once() as tx:
+            assert tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={"a": 1}, told={})
+        assert step_of(shared, ref).result == {"a": 1}
+
+
 class TestSettling:
+    def test_is_done_for_many_at_once_and_tells_for_which(self, bench):
+        refs = [new_step(bench.store) for _ in range(3)]
+        for ref in refs[:2]:
+            claim(bench, ref)
+            complete(bench, ref, verdict="found", follow_ups=[{"question": TEXT}])
+        with bench.store.transaction() as tx:
+            plans = tx.lock_plans([*(ref.plan_id for ref in refs), nobody().plan_id])
+            settled = tx.mark_settled([*refs, nobody()])
+        assert [p.plan_id for p in plans] == sorted(ref.plan_id for ref in refs)
+        assert {s.ref for s in settled} == set(refs[:2])
+        assert all(s.settled and s.verdict == "found" for s in settled)
+        assert [list(s.follow_ups) for s in settled] == [[{"question": TEXT}]] * 2
+
     @pytest.mark.parametrize("state", StepState)
     def test_happens_once_and_only_to_a_step_with_an_outcome(self, shared, state):
         ref = new_step(shared.store)
         shared.place(ref, **look_of(state, shared.clock))
         with shared.store.transaction() as tx:
-            first = tx.mark_settled(ref)
+            first = bool(tx.mark_settled([ref]))
         with shared.store.transaction() as tx:
-            again = tx.mark_settled(ref)
+            again = bool(tx.mark_settled([ref]))
         assert first is (state in {StepState.SUCCEEDED, StepState.SKIPPED})
         assert not again
         assert step_of(shared, ref).settled is first
@@ -650,6 +788,101 @@ class TestTheOutbox:
         with undone(bench.store) as tx:
             tx.send([Message(Topic.STEPS, nobody())])
         assert drain(bench) == []
+
+
+def rung_for(bench, *, steps, **plan):
+    """A plan with messages for that many of its steps in the outbox."""
+    refs = new_steps(bench.store, steps, plan_id=new_plan(bench.store, **plan))
+    with bench.store.transaction() as tx:
+        tx.send([Message(Topic.STEPS, ref) for ref in refs])
+    return refs
+
+
+def take(bench, room, limit=100):
+    with bench.store.transaction() as tx:
+        return list(tx.take_outbox(limit, room=room))
+
+
+class TestACrowdedOutbox:
+    def plans_of(self, messages):
+        return Counter(m.ref.plan_id for m in messages)
+
+    def test_gives_no_more_steps_than_there_is_room_for_but_everything_else(self, bench):
+        refs = rung_for(bench, steps=5)
+        with bench.store.transaction() as tx:
+            tx.send([Message(Topic.COMPLETIONS, refs[0]), Message(Topic.DEAD, refs[0])])
+        assert [m.topic for m in take(bench, 0)] == [Topic.COMPLETIONS, Topic.DEAD]
+        assert [m.ref.number for m in take(bench, 2)] == [1, 2]
+        assert [m.ref.number for m in take(bench, 9)] == [3, 4, 5]
+        assert take(bench, 9) == []
+
+    def test_is_divided_among_the_tenants_whoever_came_first(self, bench):
+        flood, drop = rung_for(bench, steps=50, tenant="flood"), rung_for(bench, steps=4, tenant="drop")
+        taken = self.plans_of(take(bench, 8))
+        assert taken == {flood[0].plan_id: 4, drop[0].plan_id: 4}
+
+    def test_is_divided_by_weight_over_many_rounds(self, bench):
+        with bench.store.transaction() as tx:
+            tx.put_tenant(Tenant("heavy", weight=3))
+        heavy = rung_for(bench, steps=60, tenant="heavy")[0].plan_id
+        light = rung_for(bench, steps=60, tenant="light")[0].plan_id
+        taken = Counter()
+        for _ in range(20):
+            taken += self.plans_of(take(bench, 2))
+        assert taken.total() == 40
+        assert abs(taken[heavy] - 3 * taken[light]) <= 4
+
+    def test_gives_a_tenant_s_urgent_plans_first(self, bench):
+        rung_for(bench, steps=5, priority=0)
+        urgent = rung_for(bench, steps=2, priority=5)
+        assert [(m.ref, m.priority) for m in take(bench, 2)] == [(ref, 5) for ref in urgent]
+
+    def test_has_its_messages_and_its_clocks_back_when_the_relay_fails(self, bench):
+        rung_for(bench, steps=5, tenant="a")
+        rung_for(bench, steps=5, tenant="b")
+        with undone(bench.store) as tx:
+            first = list(tx.take_outbox(100, room=3))
+        assert take(bench, 3) == first
+
+    def test_gives_a_limited_tenant_as_many_as_it_has_free_hands_for(self, bench):
+        with bench.store.transaction() as tx:
+            tx.put_tenant(Tenant("small", max_running=2))
+        refs = rung_for(bench, steps=5, tenant="small")
+        other = rung_for(bench, steps=1)
+        assert [m.ref for m in take(bench, 50)] == [refs[0], refs[1], other[0]]
+        assert claim(bench, refs[0])
+        assert [m.ref for m in take(bench, 50)] == [refs[2]]
+        assert claim(bench, refs[1])
+        assert take(bench, 50) == []
+        complete(bench, refs[0])
+        assert [m.ref for m in take(bench, 50) if m.topic is Topic.STEPS] == [refs[3]]
+
+
+class TestATenant:
+    def test_has_a_weight_and_a_limit(self, bench):
+        with bench.store.transaction() as tx:
+            tx.put_tenant(Tenant("b", weight=2.5))
+            tx.put_tenant(Tenant("a", max_running=3))
+            tx.put_tenant(Tenant("b", weight=0.5, max_running=1))
+        with bench.store.transaction() as tx:
+            assert list(tx.tenants()) == [Tenant("a", 1.0, 3), Tenant("b", 0.5, 1)]
+
+    def test_that_is_limited_may_run_so_many_steps_at_once(self, bench):
+        with bench.store.transaction() as tx:
+            tx.put_tenant(Tenant("small", max_running=1))
+        first, second = rung_for(bench, steps=2, tenant="small")
+        assert self.may_run(bench, "small")
+        assert claim(bench, first)
+        assert not self.may_run(bench, "small")
+        assert self.may_run(bench, "somebody else")
+        with bench.store.at_once() as tx:
+            assert tx.claim_step(second, holder=7, lease=LEASE, first=True) is None  # not without counting
+        complete(bench, first)
+        assert self.may_run(bench, "small")
+
+    def may_run(self, bench, tenant):
+        with bench.store.transaction() as tx:
+            return tx.may_run(tenant)
 
 
 def evidence_of(text=TEXT, **rest):
@@ -1166,7 +1399,7 @@ class TestAnUnheardStep:
         ref = new_step(bench.store)
         bench.place(ref, **look_of(state, bench.clock))
         with bench.store.transaction() as tx:
-            assert tx.mark_settled(ref)
+            assert tx.mark_settled([ref])
         bench.clock.advance(LEASE)
         assert unheard(bench) == []
 
@@ -1260,7 +1493,7 @@ class TestATransaction:
             tx.claim_step(first, holder=7, lease=LEASE)
             tx.move_step(fourth, StepMove.CANCEL)
             tx.renew(second, claim=1, lease=HOUR)
-            tx.mark_settled(third)
+            tx.mark_settled([third])
             tx.add_event(plan_id, "late", {})
             tx.add_audit(sealer.seal(chain=plan_id, number=2, kind="late", body={}, prev=plan.audit_head))
             tx.send([Message(Topic.DEAD, first)])

@@ -146,6 +146,11 @@ MUTATIONS = (
             "if desk.plan.state not in ALIVE or step.state is not StepState.READY:\n                return None",
             "if step.state is not StepState.READY:\n                return None",
         ),
+        (
+            STORE,
+            "if plan is None or plan.state not in ALIVE:",
+            "if plan is None:",
+        ),
     ),
     _mutation(
         "a step is begun before its time",
@@ -195,8 +200,8 @@ MUTATIONS = (
         "P1 P2",
         (
             CONDUCTOR,
-            "            if not tx.mark_settled(ref):\n                return\n",
-            "            tx.mark_settled(ref)\n",
+            "settled = {step.ref: step for step in tx.mark_settled(living)} if living else {}",
+            "tx.mark_settled(living)\n            settled = {r: s for r in living if (s := tx.step(r)) and s.settled}",
         ),
     ),
     _mutation(
@@ -253,11 +258,20 @@ MUTATIONS = (
             "if step.agent is Agent.RESEARCHER and desk.plan.overdue(tx.now()):",
             "if step.agent is Agent.RESEARCHER and desk.plan.overdue(desk.plan.created_at):",
         ),
+        (
+            STORE,
+            "        if step.agent is Agent.RESEARCHER and plan.overdue(self._at):\n            return None\n",
+            "",
+        ),
     ),
     _mutation(
         "a plan cut short by its time does not say so",
         "P9",
-        (CONDUCTOR, "        desk.tx.mark_partial(desk.plan.plan_id)\n", ""),
+        (
+            CONDUCTOR,
+            '        desk.mark_partial()\n        desk.event("step.skipped"',
+            '        desk.event("step.skipped"',
+        ),
         (OODA, "partial=any(s.state is StepState.SKIPPED for s in peers),", "partial=False,"),
     ),
     _mutation(

@@ -493,17 +493,25 @@ class World:
         return queue.pop(0)
 
     def consume(self) -> int:
-        """Settle one completion; a consumer that dies leaves its message to be delivered again, or lost."""
+        """Settle what waits, in a batch; a consumer that dies leaves its messages to be delivered again, or lost."""
         message = self.take(Topic.COMPLETIONS)
         if message is None:
             return 0
-        self.say(f"settle step {message.ref.number} of plan {message.ref.plan_id[-2:]}")
+        batch = [message]
+        while self.random() < 0.4 and (further := self.take(Topic.COMPLETIONS)) is not None:
+            if any(each.ref.plan_id == further.ref.plan_id for each in batch):
+                # the next step of a plan is a transaction of its own; here each may be broken off at any point
+                self.bus[Topic.COMPLETIONS].insert(0, further)
+                break
+            batch.append(further)
+        refs = [each.ref for each in batch]
+        self.say(f"settle {', '.join(f'step {r.number} of plan {r.plan_id[-2:]}' for r in refs)}")
         try:
-            self.attempt("consumer dies", lambda: self.conductor.settle(message.ref))
+            self.attempt("consumer dies", lambda: self.conductor.settle_all(refs))
         except Died:
             if self.random() < 0.8:
-                self.bus[Topic.COMPLETIONS].append(message)
-        return 1
+                self.bus[Topic.COMPLETIONS].extend(batch)
+        return len(batch)
 
     def sweep(self) -> None:
         """One sweep, or two that run into each other, while workers go on between a sweeper's transactions."""
@@ -625,6 +633,9 @@ class World:
         if self.acks_early:
             worker.message = None
         yield
+        if self.random() < 0.3:  # it takes a while
+            self.conductor.tell_started(claimed)
+            yield
         name = (ref.plan_id, ref.number)
         made = self.scripts.get(name)
         if made is None:

@@ -179,7 +179,7 @@ class TestAGoal:
         assert plan.deadline == NOON + timedelta(seconds=3600)
         assert [(s.agent, s.state) for s in house.steps(plan)] == [(Agent.ROUTER, StepState.READY)]
         assert house.empty_outbox() == [Message(Topic.STEPS, StepRef(plan.plan_id, 1))]
-        assert house.kinds(plan) == ["plan.submitted", "step.planned"]
+        assert house.kinds(plan) == ["plan.submitted"]
         assert house.audit(plan) == ["plan.submitted"]
 
     def test_with_a_key_makes_one_plan_however_often_it_comes(self, house):

@@ -89,13 +89,8 @@ class Tally:
         """Count an event; `said` is what its step came to, in words."""
         body: Mapping[str, Any] = event.body
         number = int(body.get("step") or 0)
-        row = self._of.get(number)
+        row = self._row(number, body)
         match event.kind:
-            case "step.planned":
-                key = (int(body["round"]), str(body["agent"]))
-                row = self.rows.setdefault(key, Row(Agent(key[1]).phase.value, key[1], key[0]))
-                row.steps += 1
-                self._of[number] = row
             case "step.started" if row:
                 self._run(number, row)
             case "step.succeeded" if row:
@@ -123,6 +118,15 @@ class Tally:
                     each.trouble = ""
             case _:
                 pass
+
+    def _row(self, number: int, body: Mapping[str, Any]) -> Row | None:
+        """The row of a step; it begins with the first that is heard of one."""
+        if number not in self._of and "agent" in body:
+            key = (int(body["round"]), str(body["agent"]))
+            row = self.rows.setdefault(key, Row(Agent(key[1]).phase.value, key[1], key[0]))
+            row.steps += 1
+            self._of[number] = row
+        return self._of.get(number)
 
     def _run(self, number: int, row: Row) -> None:
         if number not in self._running:
