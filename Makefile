@@ -43,8 +43,9 @@ simulate: setup-dev ## Run the seeded simulator: SEEDS=100000
 chaos: setup-dev ## Kill the real thing at random moments and compare what it writes
 	@$(BIN)/python -m pytest tests/chaos -v $(ARGS)
 
-bench: setup ## Print what a step costs on this machine
-	@$(BIN)/orchestrator bench $(ARGS)
+bench: setup-dev ## Print what a step costs on this machine, on servers of its own: ARGS="w1 --plans 500"
+	@rm -rf $(STATE)/bench
+	@$(BIN)/python scripts/services.py run $(STATE)/bench $(BIN)/orchestrator bench $(or $(ARGS),all)
 
 ##@ Work on it
 

@@ -8,7 +8,8 @@ For each service, in this order:
 
 Never a stand-in, and never a silent skip: what cannot be had is an error that says what to do.
 
-    python scripts/services.py up FOLDER      start them, print their addresses as shell exports, and wait for Ctrl-C
+    python scripts/services.py up FOLDER               start them, print their addresses as shell exports, and wait for Ctrl-C
+    python scripts/services.py run FOLDER COMMAND…     start them, run a command that finds their addresses, and stop them
 """
 
 from __future__ import annotations
@@ -387,17 +388,24 @@ def _listens(port: int) -> bool:
 
 
 def main() -> int:
-    """Start all three under a folder, say where they are, and wait."""
-    if len(sys.argv) != 3 or sys.argv[1] != "up":
+    """Start all three under a folder, and wait, or run a command on them."""
+    verb, *rest = sys.argv[1:] or [""]
+    if not ((verb == "up" and len(rest) == 1) or (verb == "run" and len(rest) > 1)):
         sys.stderr.write(__doc__ or "")
         return 2
-    folder = Path(sys.argv[2]).resolve()
+    folder, command = Path(rest[0]).resolve(), rest[1:]
+    # not `sigwait`: a signal that is not blocked ends the process, and leaves the servers behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with postgres(folder) as database, rabbitmq(folder) as broker, redis(folder) as cache:
-        print(f"export ORCHESTRATOR_DATABASE_URL={database.url}")
-        print(f"export ORCHESTRATOR_BROKER_URL={broker.url}")
-        print(f"export ORCHESTRATOR_REDIS_URL={cache.url}", flush=True)
-        # not `sigwait`: a signal that is not blocked ends the process, and leaves the servers behind
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        addresses = {
+            "ORCHESTRATOR_DATABASE_URL": database.url,
+            "ORCHESTRATOR_BROKER_URL": broker.url,
+            "ORCHESTRATOR_REDIS_URL": cache.url,
+        }
+        if command:
+            return subprocess.run(command, env={**os.environ, **addresses}, check=False).returncode
+        for name, url in addresses.items():
+            print(f"export {name}={url}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 signal.pause()

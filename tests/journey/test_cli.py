@@ -664,6 +664,35 @@ class TestTheDoctor:
         assert "ORCHESTRATOR_LEASE_S" in found["environment"]["said"]
 
 
+class TestTenants:
+    def test_are_given_a_weight_and_a_limit_and_listed(self, verb, as_json):
+        assert verb("tenants", "list")[0] == 0
+        assert as_json("tenants", "set", "research", "--weight", "3", "--max-running", "4")[1] == {
+            "tenant": "research",
+            "weight": 3.0,
+            "max_running": 4,
+        }
+        code, _, err = verb("tenants", "set", "other", "--weight", "0.5")
+        assert (code, "any number of its steps may run at once" in err) == (0, True)
+        assert as_json("tenants", "list")[1]["tenants"] == [
+            {"tenant": "other", "weight": 0.5, "max_running": None},
+            {"tenant": "research", "weight": 3.0, "max_running": 4},
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "option", "value"),
+        [
+            (" ", "--weight", "1"),
+            ("a", "--weight", "0"),
+            ("a", "--weight", "nan"),
+            ("a", "--max-running", "0"),
+        ],
+    )
+    def test_are_given_nothing_that_cannot_be(self, verb, name, option, value):
+        code, _, err = verb("tenants", "set", name, option, value)
+        assert (code, err.count("\n")) == (2, 1)
+
+
 def test_a_database_that_does_not_answer_is_told_in_a_sentence(home, tmp_path):
     code, out, err = home.run(
         "plans",

@@ -21,6 +21,7 @@ from orchestrator.domain.errors import (
     RequesterDecides,
     WrongRole,
 )
+from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS
 from orchestrator.domain.outcome import Completed, Faulted, Held, Refused, Snoozed
 from orchestrator.domain.plan import (
@@ -912,3 +913,24 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestVerbsInAnyOrder = AnyOrder.TestCase
 TestVerbsInAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class TestALimitedTenant:
+    def test_begins_no_more_steps_than_it_may_and_keeps_the_others_waiting_in_the_outbox(self, house):
+        with house.store.transaction() as tx:
+            tx.put_tenant(Tenant("default", max_running=1))
+        first, second = house.submit(key="one"), house.submit(key="two")
+        house.empty_outbox()
+        claimed = house.conductor.begin(StepRef(first.plan_id, 1), holder=1)
+        assert claimed is not None
+        assert house.conductor.begin(StepRef(second.plan_id, 1), holder=2) is None
+
+        step = house.steps(second)[0]
+        assert (step.state, step.attempt, step.claim) == (StepState.READY, 0, 0)
+        with house.store.transaction() as tx:
+            assert list(tx.take_outbox(100)) == []  # it has no free hand
+        assert house.conductor.report(claimed, Completed("deep"))
+        with house.store.transaction() as tx:
+            waiting = list(tx.take_outbox(100))
+        assert Message(Topic.STEPS, step.ref) in waiting
+        assert house.conductor.begin(step.ref, holder=2) is not None

@@ -31,6 +31,7 @@ from workers.cli import (
     research,
     schedules,
     serve,
+    tenants,
     up,
     view,
     worker,
@@ -77,6 +78,7 @@ app.add_typer(reports.app, name="report")
 app.add_typer(dead.app, name="dead")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(schedules.app, name="schedules")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 app.command("up")(up.up)
