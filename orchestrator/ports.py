@@ -1,4 +1,4 @@
-"""The seams: what the conductor needs of a store, a bus and a clock. Each has twins that pass the same suite.
+"""The seams: what is needed of a store, a bus and locks. Each has twins that pass the same suite.
 
 A `Tx` is one transaction. It is entered through `Store.transaction`, commits when its block ends, and rolls back
 when the block raises. A verb locks its plan first; whoever holds that lock is alone with the plan, its steps, its
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.domain.budget import Spent
@@ -405,4 +406,28 @@ class Bus(Protocol):
 
     def room(self) -> int:
         """How many more steps may be rung for before some are answered; what waits longer waits in the outbox."""
+        ...
+
+
+class Hold(StrEnum):
+    """What came of asking for a lock."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+    """Somebody else has it, and had it for as long as the caller would wait."""
+    UNKNOWN = "unknown"
+    """Nobody could be asked."""
+
+
+class Locks(Protocol):
+    """Hints at what others are doing; correctness never depends on one."""
+
+    def hold(
+        self, name: str, *, ttl: timedelta, wait: timedelta = timedelta(0), linger: timedelta = timedelta(0)
+    ) -> AbstractContextManager[Hold]:
+        """Try to hold a lock for the block, and say what came of it.
+
+        Waits for `wait` at most, never raises, and never keeps the block from being entered. The lock ends after
+        `ttl` whatever becomes of its holder; otherwise `linger` after the block.
+        """
         ...

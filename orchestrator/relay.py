@@ -2,6 +2,9 @@
 
 A message leaves the outbox in the transaction that publishes it: if the broker does not take it, or this process
 dies, it is still there. It may then be published twice, which costs a glance at Postgres and nothing else.
+
+One sweep in each period is enough, and a lock hints at who does it. The lock can be wrong, so it is not believed for
+ever: whoever was told to leave the sweep to others thirty times running sweeps.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from typing import Final, TypeVar
 
 from orchestrator.conductor import Conductor, Swept
 from orchestrator.domain.errors import BrokerUnavailable, Unavailable
-from orchestrator.ports import Bus, Store
+from orchestrator.locks import NoLocks
+from orchestrator.ports import Bus, Hold, Locks, Store
 from orchestrator.telemetry import log
 
 _T = TypeVar("_T")
@@ -25,6 +29,9 @@ _EACH_S: Final = 0.004
 _IDLE_S: Final = 0.05
 _SETTLED: Final = timedelta(seconds=0.5)
 """A step that was rung for more recently than that is not rung for again after a loss: it may be about to be answered."""
+_LONGEST_SWEEP: Final = 3
+_PATIENCE: Final = 30
+"""Both in sweep periods."""
 
 
 class Relay:
@@ -84,16 +91,23 @@ class Sweeper:
     """Looks, now and then, for what was dropped or is due."""
 
     def __init__(
-        self, conductor: Conductor, *, every_s: float, alive: Callable[[], None] = lambda: None
+        self,
+        conductor: Conductor,
+        *,
+        every_s: float,
+        alive: Callable[[], None] = lambda: None,
+        locks: Locks | None = None,
     ) -> None:
         self._conductor = conductor
         self._every_s = every_s
         self._alive = alive
+        self._locks = locks or NoLocks()
+        self._passed = 0
 
     def forever(self, stopping: threading.Event) -> None:
         """Sweep at once, then every so often, until told to stop."""
         while not stopping.is_set():
-            swept = _patiently(self._sweep, Swept())
+            swept = _patiently(self.step, Swept())
             if swept:
                 log.info(
                     "sweep.done",
@@ -104,9 +118,18 @@ class Sweeper:
                 )
             stopping.wait(self._every_s)
 
-    def _sweep(self) -> Swept:
+    def step(self) -> Swept:
+        """Sweep once, unless somebody else sweeps or has just swept."""
         self._alive()
-        return self._conductor.sweep()
+        period = timedelta(seconds=self._every_s)
+        # the lock outlives the sweep by almost a period, so that whoever comes next comes too early; a sweeper that
+        # dies is followed by another within two periods
+        with self._locks.hold("sweep", ttl=period * _LONGEST_SWEEP, linger=period * 0.9) as hold:
+            if hold is Hold.THEIRS and self._passed < _PATIENCE:
+                self._passed += 1
+                return Swept()
+            self._passed = 0
+            return self._conductor.sweep()
 
 
 def _patiently(act: Callable[[], _T], otherwise: _T) -> _T:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator import house
 from orchestrator.domain.errors import Misconfigured
@@ -26,6 +26,7 @@ class Settings(BaseModel):
     database_url: str
     audit_key_file: str
     broker_url: str
+    redis_url: str
     lease_s: float = Field(gt=0, le=3600)
     max_attempts: int = Field(ge=1, le=100)
     backoff_base_s: float = Field(ge=0)
@@ -42,6 +43,13 @@ class Settings(BaseModel):
     model_input_uusd_per_1k: int = Field(ge=0)
     model_output_uusd_per_1k: int = Field(ge=0)
     log_level: Literal["debug", "info", "warning", "error"]
+
+    @field_validator("redis_url")
+    @classmethod
+    def _an_address_or_nothing(cls, url: str) -> str:
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must be empty, or begin with redis://, rediss:// or unix://")
+        return url
 
     @property
     def data(self) -> Path:

@@ -5,13 +5,15 @@ Nobody below knows that there is an environment.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import random
 import secrets
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +22,8 @@ from orchestrator import database
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.retry import Backoff
+from orchestrator.locks import NoLocks, RedisLocks
+from orchestrator.ports import Locks
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.telemetry import log
@@ -35,6 +39,7 @@ class Core:
     store: PgStore
     sealer: Sealer
     conductor: Conductor
+    locks: Locks
 
 
 @contextmanager
@@ -44,7 +49,8 @@ def core(settings: Settings) -> Iterator[Core]:
         database.migrate(dsn)
         store = PgStore(dsn, size=settings.concurrency + 6)
         try:
-            sealer = Sealer(audit_key(settings))
+            key = audit_key(settings)
+            sealer = Sealer(key)
             rules = Rules(
                 lease=timedelta(seconds=settings.lease_s),
                 max_attempts=settings.max_attempts,
@@ -55,9 +61,21 @@ def core(settings: Settings) -> Iterator[Core]:
             conductor = Conductor(
                 store, sealer, new_id=lambda: str(uuid.uuid4()), draw=random.random, rules=rules
             )
-            yield Core(settings, dsn, store, sealer, conductor)
+            with _locks(settings, key) as locks:
+                yield Core(settings, dsn, store, sealer, conductor, locks)
         finally:
             store.close()
+
+
+@contextmanager
+def _locks(settings: Settings, key: bytes) -> Iterator[Locks]:
+    if not settings.redis_url:
+        yield NoLocks()
+        return
+    # two fleets may share a Redis, and must not take each other's locks; those of one fleet share this key
+    space = hmac.new(key, b"locks", hashlib.sha256).hexdigest()[:12]
+    with closing(RedisLocks(settings.redis_url, space=space)) as locks:
+        yield locks
 
 
 @contextmanager

@@ -335,7 +335,15 @@ def _bare(error: type[errors.OrchestratorError]) -> errors.OrchestratorError:
 def _tool_page() -> str:
     found = registry.load(ROOT / "configs" / "tool_registry.yaml")
     tools = [
-        (_code(t.name), t.server, _code(t.capability), t.semantics, f"{t.timeout_s:g}", t.cost_uusd)
+        (
+            _code(t.name),
+            t.server,
+            _code(t.capability),
+            t.semantics,
+            f"{t.timeout_s:g}",
+            t.cost_uusd,
+            "yes" if t.exclusive else "no",
+        )
         for t in found.tools.values()
     ]
     servers = [
@@ -351,7 +359,10 @@ def _tool_page() -> str:
         "From `configs/tool_registry.yaml`. The capability, the semantics and the price are the registry's word; what "
         "a server says about its own tools decides nothing.",
         "## Tools",
-        _table(("tool", "server", "capability", "semantics", "timeout (s)", "cost (µUSD)"), tools),
+        _table(
+            ("tool", "server", "capability", "semantics", "timeout (s)", "cost (µUSD)", "one at a time"),
+            tools,
+        ),
         "## Servers",
         _table(("server", "how it is started", "environment variables named for it"), servers),
     )

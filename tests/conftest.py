@@ -23,6 +23,7 @@ from orchestrator import database
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
 from tests.broker import Broker
+from tests.redis_server import RedisServer
 
 SERVER_VARIABLE = "ORCHESTRATOR_TEST_DATABASE_URL"
 TEMPLATE_VARIABLE = "ORCHESTRATOR_TEST_TEMPLATE"
@@ -142,3 +143,13 @@ def vhost(rabbit: Broker) -> Iterator[str]:
     """The address of a virtual host of this test's own."""
     with rabbit.vhost() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real Redis, started when the first test asks for it."""
+    server = RedisServer()
+    try:
+        yield server
+    finally:
+        server.close()

@@ -79,7 +79,7 @@ def dead_letters(opened: Core, stopping: threading.Event) -> None:
 
 def relay(opened: Core, stopping: threading.Event) -> None:
     """Publish the outbox and sweep, until told to stop."""
-    sweeper = Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s)
+    sweeper = Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks)
     thread = threading.Thread(target=sweeper.forever, args=(stopping,), name="sweeper", daemon=True)
     thread.start()
     bus = RabbitBus(opened.settings.broker_url)

@@ -72,7 +72,7 @@ class Hands:
         }
         self.executor = Executor(
             conductor,
-            Gate(conductor, enforcer, profiles_by_name, tools, self._host, prices),
+            Gate(conductor, enforcer, profiles_by_name, tools, self._host, prices, opened.locks),
             minds,
             holder=self.alive.holder,
             model=settings.model_name if settings.model_base_url else "",
@@ -118,7 +118,9 @@ class Workshop:
         )
         bus = CeleryBus(self._app) if self._in_memory else RabbitBus(settings.broker_url)
         relay = Relay(opened.store, bus, ring=conductor.offer_again)
-        sweeper = Sweeper(conductor, every_s=settings.sweep_every_s, alive=self._hands.alive.renew)
+        sweeper = Sweeper(
+            conductor, every_s=settings.sweep_every_s, alive=self._hands.alive.renew, locks=opened.locks
+        )
         self._threads = [
             threading.Thread(target=self._worker.start, name="worker", daemon=True),
             threading.Thread(target=relay.forever, args=(self._stopping,), name="relay", daemon=True),

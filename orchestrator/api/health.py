@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from orchestrator import database
+from orchestrator import database, locks
 from orchestrator.api import forms
 from orchestrator.api.office import Core, Here
 from orchestrator.api.problems import documented, problem
@@ -24,6 +24,8 @@ from orchestrator.store import Tally
 router: Final = APIRouter(tags=["health"])
 
 FINE: Final = "ok"
+HINTS: Final = frozenset({"redis"})
+"""What makes things better, and nothing wrong when it is away."""
 _PROBE_S: Final = 3
 
 
@@ -35,9 +37,9 @@ async def health() -> Any:
 
 @router.get("/readyz", response_model=forms.Readiness, responses=documented())
 def ready(request: Request, office: Here) -> Response:
-    """Ask everything that is needed whether it answers; 503 names what does not."""
+    """Ask everything that is needed whether it answers; 503 names what does not. Redis is not needed: it is told of."""
     found = dict(_probed(office.core))
-    lacking = [name for name, said in found.items() if said != FINE]
+    lacking = [name for name, said in found.items() if said != FINE and name not in HINTS]
     if lacking:
         detail = " ".join(f"{name}: {found[name]}" for name in lacking)
         return problem(
@@ -56,6 +58,8 @@ def _probed(core: Core) -> Iterable[tuple[str, str]]:
         yield "schema", FINE if at == wanted else f"It is at revision {at}; this program expects {wanted}."
     if not core.settings.broker_url.startswith("memory:"):
         yield "broker", _broker(core.settings.broker_url)
+    if core.settings.redis_url:
+        yield "redis", "degraded: there are no locks" if locks.fault(core.settings.redis_url) else FINE
 
 
 def _broker(url: str) -> str:

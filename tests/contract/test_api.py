@@ -771,6 +771,22 @@ class TestHealth:
         assert set(answer.json()["dependencies"]) == {"postgres", "broker"}
         assert "127.0.0.1" not in answer.text
 
+    def test_is_ready_without_its_locks_and_says_so(self, fresh, redis_server):
+        def told(url):
+            core = SimpleNamespace(
+                settings=fresh.settings.model_copy(update={"redis_url": url}),
+                dsn=fresh.dsn,
+                store=fresh.store,
+                sealer=fresh.sealer,
+                conductor=fresh.conductor,
+            )
+            fresh.app = api.build(core)
+            answer = fresh.get("/readyz")
+            return answer.status_code, answer.json()["dependencies"]["redis"]
+
+        assert told(redis_server.url) == (200, "ok")
+        assert told("redis://127.0.0.1:1/0") == (200, "degraded: there are no locks")
+
     def test_is_counted_from_the_database(self, fresh):
         fresh.made()
         fresh.bury(fresh.made())

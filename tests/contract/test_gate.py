@@ -7,15 +7,18 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
+import structlog
 
 from orchestrator.domain.errors import BudgetSpent, Fenced, RequesterDecides, Unavailable, WrongRole
 from orchestrator.domain.outcome import Faulted, Held
 from orchestrator.domain.plan import CallState, PlanState, StepState, digest
 from tests.contract.bench import InMemoryBench, PostgresBench
-from tests.contract.workbench import DOCUMENT, ENFORCER, ROOT, opened, spec
+from tests.contract.workbench import DOCUMENT, ENFORCER, ROOT, eventually, opened, spec
 from workers.gate import policy
 from workers.gate.gate import CallFailed, CallHeld, CallRefused
 from workers.gate.policy import Decision
@@ -782,3 +785,131 @@ def test_a_step_that_faults_after_an_unanswered_call_still_knows_that_it_is_unan
     (call,) = light.rows("calls", claimed.ref.plan_id)
     assert call.state is CallState.UNKNOWN
     assert light.rows("step", claimed.ref).state is StepState.RETRYING
+
+
+class Inside:
+    """Counts who is in the middle of a call; the first one stays there until it is let go of."""
+
+    def __init__(self, work):
+        self.let_go = threading.Event()
+        self.entered, self.most = 0, 0
+        self._inside = 0
+        self._guard = threading.Lock()
+        work.witness.at_call = self._call
+
+    def _call(self):
+        with self._guard:
+            self.entered += 1
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+            first = self.entered == 1
+        if first:
+            self.let_go.wait(20)
+        with self._guard:
+            self._inside -= 1
+
+
+def in_background(call):
+    """Start a call, and return how to wait for what it comes to."""
+    came = []
+
+    def run():
+        try:
+            came.append(call())
+        except Fenced as error:
+            came.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def result():
+        thread.join(20)
+        return came[0]
+
+    return result
+
+
+class TestACallThatALostWorkerStillMakes:
+    """The worker was taken for dead, and its successor comes to the same call while it is still at it."""
+
+    def test_is_waited_for_so_that_they_do_not_make_it_at_once(self, work, monkeypatch):
+        monkeypatch.setattr("workers.gate.gate._TURN", timedelta(seconds=20))
+        inside, gate = Inside(work), work.gate()
+        lost = work.claim()
+        first = in_background(lambda: gate.call(lost, "look", {}, occurrence=0))
+        assert eventually(lambda: inside.entered)
+        successor = work.lose(lost)
+        second = in_background(lambda: gate.call(successor, "look", {}, occurrence=0))
+        assert not eventually(lambda: inside.entered > 1, within_s=0.3)
+        inside.let_go.set()
+
+        assert isinstance(first(), Fenced)
+        assert second().content["about"] == ""
+        assert (inside.entered, inside.most) == (2, 1)
+        assert work.chain_holds(lost.ref.plan_id)
+
+    def test_is_not_waited_for_for_long(self, work):
+        inside, gate = Inside(work), work.gate()
+        lost = work.claim()
+        first = in_background(lambda: gate.call(lost, "look", {}, occurrence=0))
+        assert eventually(lambda: inside.entered)
+        successor = work.lose(lost)
+        with structlog.testing.capture_logs() as said:
+            made = gate.call(successor, "look", {}, occurrence=0)
+        inside.let_go.set()
+
+        assert made.content["about"] == ""
+        assert "lock.contended" in [line["event"] for line in said]
+        assert isinstance(first(), Fenced)
+        assert inside.most == 2
+
+    def test_keeps_no_other_call_waiting(self, work):
+        inside, gate = Inside(work), work.gate()
+        claimed = work.claim()
+        first = in_background(lambda: gate.call(claimed, "look", {}, occurrence=0))
+        assert eventually(lambda: inside.entered)
+        with structlog.testing.capture_logs() as said:
+            gate.call(claimed, "look", {}, occurrence=1)
+            gate.call(claimed, "look", {"about": "keys"}, occurrence=0)
+            gate.call(work.claim(), "look", {}, occurrence=0)
+        inside.let_go.set()
+
+        assert first().content["about"] == ""
+        assert "lock.contended" not in [line["event"] for line in said]
+
+
+class TestAnExclusiveTool:
+    def test_is_called_by_one_at_a_time_whoever_asks(self, work):
+        inside, gate = Inside(work), work.gate()
+        claims = [work.claim() for _ in range(3)]
+        calls = [in_background(partial(gate.call, claimed, "drill", {}, occurrence=0)) for claimed in claims]
+        assert eventually(lambda: inside.entered)
+        assert not eventually(lambda: inside.entered > 1, within_s=0.3)
+        inside.let_go.set()
+
+        assert all(call().content["about"] == "" for call in calls)
+        assert (inside.entered, inside.most) == (3, 1)
+
+    def test_is_called_after_its_timeout_whoever_holds_it(self, light):
+        with light.locks.hold("tool:drill_briefly", ttl=timedelta(minutes=5)):
+            made = light.gate().call(light.claim(), "drill_briefly", {}, occurrence=0)
+        assert made.content["about"] == ""
+
+    def test_is_not_called_by_who_lost_its_claim_while_it_waited(self, light):
+        lost = light.claim()
+        with light.locks.hold("tool:drill", ttl=timedelta(minutes=5)):
+            waiting = in_background(lambda: light.gate().call(lost, "drill", {}, occurrence=0))
+            light.lose(lost)
+
+        assert isinstance(waiting(), Fenced)
+        assert nothing_happened(light, lost)
+
+    def test_is_called_at_once_where_there_are_no_locks(self, light):
+        inside, gate = Inside(light), light.gate(locks=None)
+        first = in_background(lambda: gate.call(light.claim(), "drill", {}, occurrence=0))
+        assert eventually(lambda: inside.entered)
+        gate.call(light.claim(), "drill", {}, occurrence=0)
+        inside.let_go.set()
+
+        assert first().content["about"] == ""
+        assert inside.most == 2

@@ -16,6 +16,7 @@ from agents.profiles import ModelChoice, Profile
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.plan import Agent, Claimed, NewStep, StepRef, request
+from orchestrator.locks import InMemoryLocks
 from orchestrator.ports import Store
 from orchestrator.vault.chain import Sealer
 from tests.contract.bench import Bench
@@ -57,6 +58,8 @@ TOOLS = (
     spec("crashes"),
     spec("huge"),
     spec("unwritable"),
+    spec("drill", exclusive=True),
+    spec("drill_briefly", exclusive=True, timeout_s=0.3),
     spec("hangs_sync", timeout_s=0.3),
     spec("hangs_async", timeout_s=0.3),
     spec("hangs_once", timeout_s=0.3, semantics="at_most_once"),
@@ -83,7 +86,7 @@ class Witness:
 
     def server(self) -> MCPServer:
         made = MCPServer(name="witness", log_level="CRITICAL")
-        plain = ["look", "send_keyed", "send_once", "write", "publish", "costly"]
+        plain = ["look", "send_keyed", "send_once", "write", "publish", "costly", "drill", "drill_briefly"]
         for name in plain:
             made.add_tool(self._answering(name), name=name)
         for name in ("fails", "fails_once"):
@@ -165,6 +168,7 @@ class Workbench:
             {tool.name: tool for tool in TOOLS}, {"witness": ServerSpec("witness", "documents", (), ())}
         )
         self.host = ToolHost(self.tools, {"documents": self.witness.server})
+        self.locks = InMemoryLocks()
         self.holders: dict[str, int] = {}
         self._executors: list[Executor] = []
 
@@ -179,6 +183,7 @@ class Workbench:
             "registry": self.tools,
             "host": self.host,
             "prices": PRICES,
+            "locks": self.locks,
         }
         return Gate(**{**usual, **rest})
 

@@ -693,6 +693,26 @@ class TestTenants:
         assert (code, err.count("\n")) == (2, 1)
 
 
+class TestARedisThatIsConfigured:
+    @pytest.mark.parametrize("verb", [("config", "check"), ("doctor",)])
+    def test_and_answers_is_well(self, home, dsn, redis_server, verb):
+        code, out, _ = home.run(*verb, "--json", ORCHESTRATOR_REDIS_URL=redis_server.url)
+        found = {c["what"]: c["state"] for c in json.loads(out)["checks"]}
+        assert (code, found["redis"]) == (0, "ok")
+
+    @pytest.mark.parametrize("verb", [("config", "check"), ("doctor",)])
+    def test_and_does_not_answer_is_a_hint_and_no_failure(self, home, dsn, verb):
+        code, out, _ = home.run(*verb, "--json", ORCHESTRATOR_REDIS_URL="redis://127.0.0.1:1/0")
+        found = {c["what"]: c for c in json.loads(out)["checks"]}
+        assert (code, found["redis"]["state"]) == (0, "warn")
+        assert "ORCHESTRATOR_REDIS_URL" in found["redis"]["todo"]
+
+    def test_under_an_address_that_makes_no_sense_is_told_in_a_sentence(self, home, dsn):
+        code, _, err = home.run("plans", "list", ORCHESTRATOR_REDIS_URL="localhost:6379")
+        assert code == 2
+        assert "redis://" in err
+
+
 def test_a_database_that_does_not_answer_is_told_in_a_sentence(home, tmp_path):
     code, out, err = home.run(
         "plans",

@@ -27,6 +27,7 @@ items:
     semantics: at_most_once
     timeout_s: 30
     cost_uusd: 1500
+    exclusive: true
 servers:
   eyes: {builtin: documents}
   ears:
@@ -65,6 +66,7 @@ class TestARegistry:
                 cost_uusd=1500,
                 keywords=(),
                 fallbacks=(),
+                exclusive=True,
             ),
         }
         assert loaded.servers == {

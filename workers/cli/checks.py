@@ -17,8 +17,8 @@ from typing import Any, Final
 import psycopg
 
 from agents import profiles
-from orchestrator import database, house
-from orchestrator.domain.errors import OrchestratorError
+from orchestrator import database, house, locks
+from orchestrator.domain.errors import Misconfigured, OrchestratorError
 from orchestrator.settings import Settings
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
@@ -80,6 +80,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield _python()
     yield from _folder(chosen)
     yield from _database(chosen)
+    yield from redis(chosen)
     yield _key(chosen)
     yield from files()
     yield from _tools(chosen)
@@ -157,6 +158,22 @@ def _database(chosen: Settings) -> Iterator[Check]:
         return
     yield Check(which, OK, f"version {version // 10000}.{version % 10000}")
     yield Check("schema", OK, f"revision {database.head()}, up to date")
+
+
+def redis(chosen: Settings) -> list[Check]:
+    """Look whether the Redis that is configured, if any, gives locks; nothing needs them."""
+    if not chosen.redis_url:
+        return []
+    try:
+        fault = locks.fault(chosen.redis_url)
+    except Misconfigured as error:
+        return [Check("redis", FAIL, str(error), "Correct ORCHESTRATOR_REDIS_URL.")]
+    if fault:
+        todo = (
+            "Start it, or correct ORCHESTRATOR_REDIS_URL; until then there are no locks, and all else works."
+        )
+        return [Check("redis", WARN, view.one_line(fault, 300), todo)]
+    return [Check("redis", OK, "it answers, and gives locks")]
 
 
 def _key(chosen: Settings) -> Check:

@@ -41,12 +41,12 @@ def show(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
 
 @app.command()
 def check(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
-    """Check the settings, the agents' profiles, the tools and the policies, without starting anything."""
+    """Check the settings, the agents' profiles, the tools, the policies and whether Redis answers, without starting anything."""
     chosen = doors.settings(data)
     # takes a second to import, which help and usage errors should not wait for
     from workers.cli import checks
 
-    found = checks.files()
+    found = [*checks.redis(chosen), *checks.files()]
     warnings = strangers(os.environ, chosen)
     if as_json:
         view.put_json(

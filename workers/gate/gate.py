@@ -2,6 +2,8 @@
 
     recall ─ done before ────────────────────────────────▶ answered from the journal, for nothing
        │
+    lock ─ somebody makes this call ▶ wait a while, and go on either way: it is a hint, and what follows decides
+       │
     judge ─ denied ▶ CallRefused      ─ a human must ▶ CallHeld      ─ nobody can say ▶ CallFailed (try again)
        │ allowed
     intend: decision, arguments' digest and claim committed ─ budget spent ▶ BudgetSpent  ─ claim lost ▶ Fenced
@@ -17,8 +19,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final
 
 from agents.profiles import Profile
 from agents.toolbox import ToolResult
@@ -35,6 +39,8 @@ from orchestrator.domain.plan import (
     canonical,
     digest,
 )
+from orchestrator.locks import NoLocks
+from orchestrator.ports import Hold, Locks
 from orchestrator.telemetry import log
 from workers.gate.policy import Decision, PolicyEnforcer, Question
 from workers.toolhost.host import ToolFailure, ToolHost
@@ -42,6 +48,12 @@ from workers.toolhost.registry import Registry, ToolSpec
 
 APPROVERS = ("approver", "operator")
 """The roles that may decide what the gate asks."""
+
+_TURN: Final = timedelta(seconds=0.5)
+"""How long a call waits for the same call of a worker that was taken for dead."""
+
+_AROUND: Final = timedelta(seconds=10)
+"""What a lock is held for besides the tool's own time: judging, recording, starting its server."""
 
 
 class CallRefused(Exception):
@@ -82,6 +94,7 @@ class Gate:
         registry: Registry,
         host: ToolHost,
         prices: Mapping[str, int],
+        locks: Locks | None = None,
     ) -> None:
         self._conductor = conductor
         self._enforcer = enforcer
@@ -89,6 +102,7 @@ class Gate:
         self._registry = registry
         self._host = host
         self._prices = prices
+        self._locks = locks or NoLocks()
 
     def call(
         self, claimed: Claimed, name: str, arguments: Mapping[str, Json], *, occurrence: int
@@ -101,9 +115,33 @@ class Gate:
         before = self._conductor.recall(claimed, key, occurrence)
         if before is not None and before.state is CallState.DONE:
             return self._replayed(claimed, before)
+        with self._turn(claimed, tool, key, occurrence):
+            return self._decided(claimed, tool, arguments, key, occurrence)
+
+    @contextmanager
+    def _turn(self, claimed: Claimed, tool: ToolSpec, key: str, occurrence: int) -> Iterator[None]:
+        """Let another make this call first, or any call of an exclusive tool; not for long, and not to rely on.
+
+        Nothing is decided before the wait, so that the decision, the intent and the call follow each other closely:
+        whoever lost its claim meanwhile is told so by the intent.
+        """
+        time_out = timedelta(seconds=tool.timeout_s)
+        name = f"call:{claimed.ref.plan_id}:{claimed.ref.number}:{key}:{occurrence}"
+        wait = _TURN
+        if tool.exclusive:
+            # no call takes longer than its timeout, so that whoever is waited for has gone by then
+            name, wait = f"tool:{tool.name}", time_out
+        with self._locks.hold(name, ttl=time_out + _AROUND, wait=wait) as hold:
+            if hold is Hold.THEIRS:
+                log.info("lock.contended", tool=tool.name)
+            yield
+
+    def _decided(
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str, occurrence: int
+    ) -> ToolResult:
         decision = self._judge(claimed, tool, key)
         ask = CallAsk(
-            tool=name,
+            tool=tool.name,
             key=key,
             occurrence=occurrence,
             semantics=Semantics(tool.semantics),

@@ -26,7 +26,10 @@ class RegistryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """One tool. `semantics` says what a repeated call does; `cost_uusd` is in millionths of a US dollar."""
+    """One tool. `semantics` says what a repeated call does; `cost_uusd` is in millionths of a US dollar.
+
+    Of an `exclusive` tool the fleet tries to make one call at a time.
+    """
 
     name: str
     server: str
@@ -36,6 +39,7 @@ class ToolSpec:
     cost_uusd: int
     keywords: tuple[str, ...]
     fallbacks: tuple[str, ...]
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class _Item(_Wall):
     semantics: Semantics
     timeout_s: Annotated[float, Field(gt=0, le=_DAY_S, allow_inf_nan=False)]
     cost_uusd: Annotated[int, Field(ge=0, le=2**53)] = 0
+    exclusive: bool = False
 
     def spec(self, name: str) -> ToolSpec:
         return ToolSpec(
@@ -135,6 +140,7 @@ class _Item(_Wall):
             cost_uusd=self.cost_uusd,
             keywords=tuple(self.keywords),
             fallbacks=tuple(self.fallbacks),
+            exclusive=self.exclusive,
         )
 
 
