@@ -2,8 +2,9 @@
 
     python scripts/fleet.py FOLDER [--scale steps=2,relay=2]
 
-Postgres and RabbitMQ are those that ORCHESTRATOR_DATABASE_URL and ORCHESTRATOR_BROKER_URL name, or else are brought up
-under the folder by `scripts/services.py`; the plans in it are there again the next time. What another terminal needs
+Postgres, RabbitMQ and Redis are those that ORCHESTRATOR_DATABASE_URL, ORCHESTRATOR_BROKER_URL and
+ORCHESTRATOR_REDIS_URL name, or else are brought up under the folder by `scripts/services.py`; the plans in it are there
+again the next time. Redis is done without where it cannot be had. What another terminal needs
 is written to `FOLDER/env`. Flower asks for a password, which is made anew each time unless FLOWER_BASIC_AUTH is set.
 """
 
@@ -80,10 +81,22 @@ def _addresses(folder: Path, stack: contextlib.ExitStack) -> Mapping[str, str]:
     return {
         "ORCHESTRATOR_DATABASE_URL": database,
         "ORCHESTRATOR_BROKER_URL": broker,
+        "ORCHESTRATOR_REDIS_URL": _redis(folder, stack),
         "ORCHESTRATOR_AUDIT_KEY_FILE": given.get("ORCHESTRATOR_AUDIT_KEY_FILE", str(folder / "audit.key")),
         "ORCHESTRATOR_DATA_DIR": given.get("ORCHESTRATOR_DATA_DIR", str(folder / "data")),
         "ORCHESTRATOR_DOCUMENTS_ROOTS": given.get("ORCHESTRATOR_DOCUMENTS_ROOTS", str(folder / "documents")),
     }
+
+
+def _redis(folder: Path, stack: contextlib.ExitStack) -> str:
+    given = os.environ.get("ORCHESTRATOR_REDIS_URL")
+    if given is not None:
+        return given
+    try:
+        return stack.enter_context(services.redis(folder)).url
+    except services.ServiceMissing as missing:
+        print(f"There will be no locks, and everything works without: {missing}", file=sys.stderr)
+        return ""
 
 
 def _tell(folder: Path, chosen: Mapping[str, str], auth: str) -> None:
