@@ -224,7 +224,7 @@ def _client(url: str) -> Any:
     ours = {
         "socket_timeout": TIMEOUT_S,
         "socket_connect_timeout": TIMEOUT_S,
-        # left alone, it tries ten times: one question to a Redis that is paused took ten seconds
+        # the client's own default is to try ten times: one question to a Redis that is paused took ten seconds
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
         "protocol": 2,

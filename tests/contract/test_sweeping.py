@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -21,6 +22,8 @@ class Fleet:
         self.now_s = 0.0
         self.locks = locks or InMemoryLocks(lambda: self.now_s)
         self.fails = False
+        self.began = threading.Event()
+        self.hanging = None
         self.sweeps = []
         self.alive = 0
         self.replicas = [
@@ -34,6 +37,10 @@ class Fleet:
             def sweep(self):
                 if fleet.fails:
                     raise Unavailable("Postgres is away.")
+                fleet.began.set()
+                if fleet.hanging:
+                    fleet.hanging.wait(20)
+                    return Swept()
                 fleet.sweeps.append((fleet.now_s, replica))
                 return Swept()
 
@@ -74,13 +81,19 @@ class TestOfManySweepers:
         assert fleet.sweeps[0][0] <= 2.0
         assert {who for _, who in fleet.sweeps}.isdisjoint({dead})
 
-    def test_another_takes_over_when_one_dies_in_the_middle_of_its_sweep(self):
+    def test_another_takes_over_when_one_never_comes_back_from_its_sweep(self):
         fleet = Fleet(2)
-        dying = fleet.locks.hold("sweep", ttl=timedelta(seconds=3))
-        assert dying.__enter__() is Hold.OURS
+        fleet.hanging = threading.Event()
+        stuck = threading.Thread(target=fleet.replicas[0].step)
+        stuck.start()
+        assert fleet.began.wait(10)
+        hanging, fleet.hanging = fleet.hanging, None
         for _ in range(5):
-            fleet.period()
-        assert fleet.sweeps[0][0] <= 3.0
+            fleet.period(without={0})
+        first, _ = fleet.sweeps[0]
+        hanging.set()
+        stuck.join(10)
+        assert 2.0 <= first <= 4.0
 
     def test_every_one_says_that_it_lives(self):
         fleet = Fleet(3)
