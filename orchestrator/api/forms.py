@@ -17,6 +17,7 @@ from orchestrator.domain.plan import (
     PlanState,
     StepState,
 )
+from orchestrator.domain.schedule import FiringOutcome, Misfire, Overlap
 
 MOST = 2**53
 """The largest whole number that every reader of JSON keeps exactly."""
@@ -53,7 +54,7 @@ def _check_text(text: str) -> None:
         raise ValueError("a text holds half a character (a lone surrogate)")
 
 
-class _Asked(BaseModel):
+class Sent(BaseModel):
     """What is sent: nothing is converted, and nothing that is not known is let through."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -65,7 +66,7 @@ class _Asked(BaseModel):
         return value
 
 
-class BudgetForm(_Asked):
+class BudgetForm(Sent):
     """What a plan may spend; what is left out has its usual limit."""
 
     steps: int = Field(default=_USUAL.steps, ge=LEAST_STEPS, le=MOST)
@@ -77,7 +78,7 @@ class BudgetForm(_Asked):
     )
 
 
-class SourcesForm(_Asked):
+class SourcesForm(Sent):
     """Where to look."""
 
     documents: str = Field(
@@ -87,7 +88,7 @@ class SourcesForm(_Asked):
     )
 
 
-class ResearchForm(_Asked):
+class ResearchForm(Sent):
     """What somebody wants to know, and waits for."""
 
     query: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
@@ -98,7 +99,7 @@ class ResearchForm(_Asked):
     sources: SourcesForm | None = None
 
 
-class PlanForm(_Asked):
+class PlanForm(Sent):
     """What somebody wants to know, and what it may cost."""
 
     goal: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
@@ -115,13 +116,13 @@ class PlanForm(_Asked):
     metadata: dict[str, Any] = Field(default={}, description="Whatever you want to find with the plan again.")
 
 
-class CancelForm(_Asked):
+class CancelForm(Sent):
     """Why a plan is ended."""
 
     reason: str = Field(default="asked for", min_length=1, max_length=1000, description="Kept in the audit.")
 
 
-class DecisionForm(_Asked):
+class DecisionForm(Sent):
     """What a person decides."""
 
     decision: Literal["approve", "reject"]
@@ -354,3 +355,70 @@ class Readiness(BaseModel):
 
     status: Literal["ready"] = "ready"
     dependencies: dict[str, str]
+
+
+class Schedule(BaseModel):
+    """What is to be asked again and again, and when."""
+
+    schedule_id: str
+    tenant: str
+    name: str
+    cron: str
+    timezone: str
+    request: dict[str, Any]
+    misfire: Misfire
+    overlap: Overlap
+    paused: bool
+    next_at: str | None
+    last_plan_id: str | None
+    created_at: str | None
+
+
+class ShownSchedule(Schedule):
+    """A schedule, and when it would be fired next."""
+
+    upcoming: list[str]
+
+
+class Schedules(BaseModel):
+    """Schedules by name."""
+
+    schedules: list[Schedule]
+
+
+class Firing(BaseModel):
+    """What became of one tick of a schedule."""
+
+    schedule_id: str
+    due_at: str
+    fired_at: str
+    outcome: FiringOutcome
+    plan_id: str | None
+    reason: str | None
+
+
+class Firings(BaseModel):
+    """A schedule's ticks, the newest first."""
+
+    firings: list[Firing]
+
+
+class KeptBrief(BaseModel):
+    """A brief as it is kept."""
+
+    task_id: str
+    query: str
+    cron_expr: str
+    depth: int
+    max_sources: int
+    enabled: bool
+    created_at: str | None
+    last_run_at: str | None
+    next_run_at: str | None
+
+
+class Kept(BaseModel):
+    """That a brief is kept."""
+
+    message: str
+    data: KeptBrief

@@ -20,13 +20,15 @@ from orchestrator.api.submission import Key, question, submit_research
 from orchestrator.domain import report
 from orchestrator.domain.errors import InvalidRequest, NotFound
 from orchestrator.domain.lifecycle import PLAN_ENDS
-from orchestrator.domain.plan import DEPTHS, GOAL_LIMIT_BYTES, Event, Plan
+from orchestrator.domain.plan import DEPTHS, Event, Plan
 
 router: Final = APIRouter(prefix="/research", tags=["research"])
 
 _LONGEST_S: Final = 300
 _USUAL_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.2
+_IN_AN_ADDRESS: Final = 4096
+"""Characters of a question in an address: written as bytes with percent signs, more may not fit where servers cut."""
 _EVENT = re.compile(r"([0-9a-f-]{36}):(\d{1,10})")
 
 
@@ -109,7 +111,14 @@ def _answer(office: Office, plan: Plan) -> dict[str, Any]:
 )
 def streamed(
     office: Here,
-    query: Annotated[str, Query(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")],
+    query: Annotated[
+        str,
+        Query(
+            min_length=1,
+            max_length=_IN_AN_ADDRESS,
+            description="The question; `POST /research` takes longer ones.",
+        ),
+    ],
     depth: Annotated[int, Query(ge=DEPTHS[0], le=DEPTHS[-1])] = 2,
     max_sources: Annotated[int | None, Query(ge=1, le=50)] = None,
     last: Annotated[

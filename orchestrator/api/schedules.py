@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from orchestrator import shapes, timetable
+from orchestrator.api import forms
 from orchestrator.api.office import CALLER, TENANT, Core
 from orchestrator.api.problems import documented
-from orchestrator.api.submission import allowed_folder
+from orchestrator.api.submission import Key, allowed_folder
 from orchestrator.chronos import Change, Chronos, Draft
 from orchestrator.domain.schedule import Misfire, Overlap
 
 _LAX = Field(strict=False)  # JSON has no enumerations and no times
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+_YEARS: Final = range(1970, 9999)
+
+Named = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The schedule's name, or its id.")]
 
 
-class Asked(BaseModel):
+def _text_only(value: object) -> object:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("a time is a text, such as 2026-03-29T02:30:00Z")
+    return value
+
+
+def _in_our_time(at: datetime | None) -> datetime | None:
+    if at is not None and at.year not in _YEARS:
+        raise ValueError(f"a tick lies in one of the years {_YEARS[0]} to {_YEARS[-1]}")
+    return at
+
+
+Tick = Annotated[
+    Annotated[AwareDatetime, _LAX] | None, BeforeValidator(_text_only), AfterValidator(_in_our_time)
+]
+
+
+class Asked(forms.Sent):
     """What each plan of a schedule is asked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     goal: str
     depth: int = 2
@@ -31,10 +50,8 @@ class Asked(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class NewSchedule(BaseModel):
+class NewSchedule(forms.Sent):
     """A schedule to keep."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str
     cron: str
@@ -45,10 +62,8 @@ class NewSchedule(BaseModel):
     paused: bool = False
 
 
-class ChangedSchedule(BaseModel):
+class ChangedSchedule(forms.Sent):
     """What is to be different; what is left out stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     cron: str | None = None
     timezone: str | None = None
@@ -58,13 +73,15 @@ class ChangedSchedule(BaseModel):
     paused: bool | None = None
 
 
-class Trigger(BaseModel):
+class Trigger(forms.Sent):
     """A tick that a clock outside says has come."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     schedule: str
-    due_at: Annotated[AwareDatetime | None, _LAX] = None
+    due_at: Tick = None
+
+
+class BriefForm(forms.Sent, timetable.Brief):
+    """A schedule in one object: a question, a cron expression in UTC, and limits."""
 
 
 def within(core: Core, request: dict[str, Any]) -> dict[str, Any]:
@@ -84,12 +101,12 @@ def router(core: Core) -> APIRouter:
 
     routes = APIRouter(tags=["schedules"], responses=documented(404, 409))
 
-    @routes.get("/schedules")
+    @routes.get("/schedules", response_model=forms.Schedules)
     def list_schedules() -> dict[str, Any]:
         """Every schedule by name."""
         return {"schedules": [shapes.schedule(s) for s in chronos().list(tenant=TENANT)]}
 
-    @routes.post("/schedules", status_code=201)
+    @routes.post("/schedules", status_code=201, response_model=forms.Schedule)
     def add_schedule(asked: NewSchedule, response: Response) -> dict[str, Any]:
         """Keep a new schedule; 409 when the name is taken."""
         given = asked.model_dump(exclude={"request"})
@@ -98,15 +115,15 @@ def router(core: Core) -> APIRouter:
         response.headers["Location"] = f"/schedules/{made.schedule_id}"
         return shapes.schedule(made)
 
-    @routes.get("/schedules/{schedule}")
-    def show_schedule(schedule: str) -> dict[str, Any]:
+    @routes.get("/schedules/{schedule}", response_model=forms.ShownSchedule)
+    def show_schedule(schedule: Named) -> dict[str, Any]:
         """One schedule by its name or id, with its next times."""
         found = chronos().show(schedule, tenant=TENANT)
         upcoming = chronos().upcoming(schedule, tenant=TENANT)
         return {**shapes.schedule(found), "upcoming": [at.isoformat() for at in upcoming]}
 
-    @routes.patch("/schedules/{schedule}")
-    def change_schedule(schedule: str, asked: ChangedSchedule) -> dict[str, Any]:
+    @routes.patch("/schedules/{schedule}", response_model=forms.Schedule)
+    def change_schedule(schedule: Named, asked: ChangedSchedule) -> dict[str, Any]:
         """Change, pause or resume a schedule from now on."""
         # whoever changes what is asked for becomes who asks for it
         given = asked.model_dump(exclude={"request"})
@@ -114,28 +131,28 @@ def router(core: Core) -> APIRouter:
         return shapes.schedule(chronos().change(schedule, Change(**given, request=request), tenant=TENANT))
 
     @routes.delete("/schedules/{schedule}", status_code=204)
-    def remove_schedule(schedule: str) -> None:
+    def remove_schedule(schedule: Named) -> None:
         """Forget a schedule and its history; its plans stay."""
         chronos().remove(schedule, tenant=TENANT)
 
-    @routes.get("/schedules/{schedule}/firings")
-    def list_firings(schedule: str, limit: Annotated[int, Field(ge=1, le=1000)] = 50) -> dict[str, Any]:
+    @routes.get("/schedules/{schedule}/firings", response_model=forms.Firings)
+    def list_firings(schedule: Named, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, Any]:
         """What became of a schedule's ticks, the newest first."""
         found = chronos().history(schedule, tenant=TENANT, limit=limit)
         return {"firings": [shapes.firing(f) for f in found]}
 
-    @routes.post("/schedules/{schedule}/run", status_code=202)
-    def run_schedule(schedule: str, key: Key = None) -> dict[str, Any]:
+    @routes.post("/schedules/{schedule}/run", status_code=202, response_model=forms.Firing)
+    def run_schedule(schedule: Named, key: Key = None) -> dict[str, Any]:
         """Fire a schedule now; the same Idempotency-Key fires it once."""
         return shapes.firing(chronos().trigger(schedule, key=key, tenant=TENANT))
 
-    @routes.post("/trigger", status_code=202)
+    @routes.post("/trigger", status_code=202, response_model=forms.Firing)
     def trigger(asked: Trigger, key: Key = None) -> dict[str, Any]:
         """Fire one tick from outside; the same `due_at`, or the same Idempotency-Key, is fired once."""
         return shapes.firing(chronos().trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=TENANT))
 
-    @routes.post("/schedule", status_code=201)
-    def add_brief(asked: timetable.Brief) -> dict[str, Any]:
+    @routes.post("/schedule", status_code=201, response_model=forms.Kept)
+    def add_brief(asked: BriefForm) -> dict[str, Any]:
         """Keep a schedule that is given as one question with a cron expression in UTC."""
         made = chronos().put(asked.draft(requester=CALLER, tenant=TENANT))
         data = {

@@ -6,17 +6,25 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import Header
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
-from orchestrator.api.forms import PlanForm, ResearchForm, SourcesForm
+from orchestrator.api.forms import PlanForm, ResearchForm, SourcesForm, check_storable
 from orchestrator.api.office import CALLER, TENANT, Office
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import InvalidRequest, InvalidSources
 from orchestrator.domain.plan import KEY_LIMIT, Json, Plan, request
 from orchestrator.settings import Settings
 
+
+def storable(text: str | None) -> str | None:
+    """Return what stood in a header or an address, if a database can keep it; raises `ValueError`."""
+    check_storable(text)
+    return text
+
+
 Key = Annotated[
     str | None,
+    AfterValidator(storable),
     Header(
         alias="Idempotency-Key",
         min_length=1,

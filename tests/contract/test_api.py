@@ -328,6 +328,36 @@ class TestASchedule:
             "invalid_sources",
         )
 
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("GET", "/schedules/a%00b", None),
+            ("DELETE", "/schedules/%00", None),
+            ("GET", "/schedules/a%00b/firings", None),
+            ("POST", "/schedules", {**WEEKLY, "request": {"goal": "a\0b"}}),
+            ("POST", "/schedules", {**WEEKLY, "request": {"goal": "a\ud800b"}}),
+            ("POST", "/schedules", {**WEEKLY, "request": {"goal": GOAL, "metadata": {"n": 2**60}}}),
+            ("POST", "/schedule", {"query": "a\0b", "cron_expr": "0 6 * * 1"}),
+            ("POST", "/schedule", {"query": "a\ud800b", "cron_expr": "0 6 * * 1"}),
+            ("POST", "/trigger", {"schedule": "a\0b"}),
+            ("POST", "/trigger", {"schedule": "\ud800"}),
+            ("POST", "/trigger", {"schedule": "weekly", "due_at": "0001-01-01T00:00:00+14:00"}),
+            ("POST", "/trigger", {"schedule": "weekly", "due_at": "9999-12-31T23:59:59-14:00"}),
+            ("POST", "/trigger", {"schedule": "weekly", "due_at": 12345}),
+        ],
+        ids=str,
+    )
+    def test_refuses_what_cannot_be_stored(self, site, method, path, body):
+        content = None if body is None else json.dumps(body)
+        headers = {"content-type": "application/json"} if content else {}
+        assert raw(site, method, path, content=content, headers=headers).status_code == 422
+
+    @pytest.mark.parametrize("path", ["/schedules/weekly/run", "/trigger", "/plans"])
+    def test_refuses_a_key_that_cannot_be_stored(self, site, path):
+        bodies = {"/trigger": {"schedule": "weekly"}, "/plans": {"goal": GOAL}}
+        answer = site.post(path, json=bodies.get(path), headers={"Idempotency-Key": "a\0b"})
+        assert refusal(answer) == (422, "invalid_request")
+
 
 class TestTheList:
     def test_is_read_page_by_page_without_gap_or_repeat_while_plans_are_added(self, fresh):
@@ -666,7 +696,9 @@ class TestResearch:
         answer = site.get("/research/stream", params={"query": GOAL}, headers={"Last-Event-ID": last})
         assert answer.status_code == status
 
-    @pytest.mark.parametrize("query", ["", "query=", "query=%00", "query=a&depth=9", "query=%20"])
+    @pytest.mark.parametrize(
+        "query", ["", "query=", "query=%00", "query=a&depth=9", "query=%20", "query=" + "a" * 4097]
+    )
     def test_as_a_stream_refuses_what_does_not_fit(self, site, query):
         assert site.get(f"/research/stream?{query}").status_code == 422
 
