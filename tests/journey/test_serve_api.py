@@ -30,6 +30,10 @@ PATIENCE_S = 30
 EVENTS = 300
 RECONNECTS = 50
 EVERYWHERE = ".".join("0000")
+SEED = int(os.environ.get("CHAOS_SEED", "20261126"))
+READERS = 4
+CUTS = 50
+"""How often each of the readers loses its connection."""
 
 
 class Replica:
@@ -139,12 +143,76 @@ def happening(core, plan_id):
 @pytest.fixture
 def idle_plan(core):
     """A plan without a step: it is alive, and no worker has anything to do for it."""
+    return idle(core)
+
+
+def idle(core):
     plan_id = str(uuid4())
     with core.store.transaction() as tx:
         tx.add_plan(plan_id, request(GOAL), tx.now() + timedelta(days=1))
         tx.lock_plan(plan_id)
         tx.add_event(plan_id, "plan.submitted", {})
     return plan_id
+
+
+class Reader:
+    """Follows one plan over replicas by turns, as a browser would, on connections that are cut wherever they are."""
+
+    def __init__(self, urls, plan_id, seed):
+        self.urls, self.path, self.draw = urls, f"/plans/{plan_id}/events", random.Random(seed)
+        self.seen = []
+        self.ended = False
+        self.cut_within = 0
+        self.connections = [0 for _ in urls]
+
+    def lose_connections(self):
+        for turn in range(CUTS):
+            self.read(turn % len(self.urls), most=self.draw.randint(1, 1500))
+
+    def read(self, replica, most=None):
+        """Read until the stream ends, or `most` bytes have come; keep what has come whole."""
+        self.connections[replica] += 1
+        headers = {**SSE, "Last-Event-ID": str(self.seen[-1])} if self.seen else SSE
+        came = b""
+        with httpx.stream("GET", self.urls[replica] + self.path, headers=headers, timeout=PATIENCE_S) as told:
+            assert told.status_code == 200
+            for part in told.iter_raw():
+                came = (came + part)[:most]
+                if len(came) == most:
+                    break  # and hang up, with the rest unread
+        *whole, rest = came.decode(errors="ignore").split("\n\n")
+        self.cut_within += bool(rest)
+        for message in whole:
+            fields = dict(line.split(": ", 1) for line in message.split("\n") if ": " in line)
+            assert not self.ended, "something was told behind the end"
+            self.seen += [int(fields["id"])] if "id" in fields else []
+            self.ended = fields.get("event") == "end"
+
+
+@contextmanager
+def writing(core, plan_ids, draw):
+    """Let things happen to plans for as long as the block lasts, and then end them."""
+    enough = threading.Event()
+
+    def write():
+        number = 0
+        while not enough.wait(draw.uniform(0, 0.02)):
+            number += 1
+            plan_id = draw.choice(plan_ids)
+            with core.store.transaction() as tx:
+                tx.lock_plan(plan_id)
+                for _ in range(draw.randint(1, 3)):
+                    tx.add_event(plan_id, "step.snoozed", {"n": number, "text": "ü" * draw.randint(0, 200)})
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+        for plan_id in plan_ids:
+            core.conductor.cancel(plan_id, by="somebody")
 
 
 def killed_while_it_tells(replica, path, last):
@@ -180,6 +248,33 @@ def test_a_question_is_streamed_to_its_end(replicas):
     assert [m["event"] for m in told][:2] == ["plan.submitted", "step.planned"]
     assert [m["event"] for m in told][-2:] == ["plan.ended", "end"]
     assert json.loads(told[-1]["data"])["state"] == "succeeded"
+
+
+def test_readers_whose_connections_are_cut_anywhere_receive_every_event_once(core, replicas):
+    draw = random.Random(SEED)
+    plans = [idle(core) for _ in range(READERS)]
+    readers = [Reader([r.url for r in replicas[:2]], plan_id, draw.random()) for plan_id in plans]
+    threads = [threading.Thread(target=reader.lose_connections) for reader in readers]
+
+    with writing(core, plans, draw):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S * 2)
+    for number, reader in enumerate(readers):
+        reader.read(number % 2)
+
+    cut = sum(reader.cut_within for reader in readers)
+    told = sum(len(reader.seen) for reader in readers)
+    print(f"\nseed {SEED}: {READERS * CUTS} reconnects, {cut} of them within a message, {told} events")
+    for plan_id, reader in zip(plans, readers, strict=True):
+        with core.store.transaction() as tx:
+            written = [event.number for event in tx.events(plan_id, limit=100_000)]
+        assert written == list(range(1, len(written) + 1))
+        assert reader.seen == written, f"seed {SEED}"
+        assert reader.ended, f"seed {SEED}"
+        assert min(reader.connections) >= CUTS // 2
+    assert cut > READERS * CUTS // 2
 
 
 def test_a_stream_goes_on_at_any_replica_without_gap_or_repeat_even_when_one_is_killed(
