@@ -491,13 +491,34 @@ class InMemoryTx:
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
         return self._store.letter_rows.get(letter_id)
 
-    def dead_letters(self, *, state: str | None = "open", plan_id: str | None = None) -> Sequence[DeadLetter]:
+    def dead_letters(
+        self,
+        *,
+        state: str | None = "open",
+        plan_id: str | None = None,
+        reason: str | None = None,
+        tenant: str | None = None,
+        older_than: timedelta | None = None,
+        newer_than: timedelta | None = None,
+        behind: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[DeadLetter]:
         found = [
             d
             for d in self._store.letter_rows.values()
-            if (state is None or d.state == state) and (plan_id is None or d.plan_id == plan_id)
+            if (state is None or d.state == state)
+            and (plan_id is None or d.plan_id == plan_id)
+            and (reason is None or d.reason == reason)
+            and (tenant is None or (d.plan_id and self._store.plan_rows[d.plan_id].tenant == tenant))
+            and (older_than is None or d.at <= self._at - older_than)
+            and (newer_than is None or d.at > self._at - newer_than)
         ]
-        return sorted(found, key=lambda d: d.at, reverse=True)
+        found.sort(key=lambda d: d.letter_id)
+        found.sort(key=lambda d: d.at, reverse=True)
+        if behind is not None:
+            at, letter_id = behind
+            found = [d for d in found if d.at < at or (d.at == at and d.letter_id > letter_id)]
+        return found[:limit]
 
     def close_dead_letter(self, letter_id: str, state: str) -> bool:
         letter = self._store.letter_rows.get(letter_id)

@@ -271,8 +271,22 @@ class Tx(Protocol):
         """The dead letter of that id."""
         ...
 
-    def dead_letters(self, *, state: str | None = "open", plan_id: str | None = None) -> Sequence[DeadLetter]:
-        """Dead letters, newest first."""
+    def dead_letters(
+        self,
+        *,
+        state: str | None = "open",
+        plan_id: str | None = None,
+        reason: str | None = None,
+        tenant: str | None = None,
+        older_than: timedelta | None = None,
+        newer_than: timedelta | None = None,
+        behind: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[DeadLetter]:
+        """Dead letters, newest first; those behind one of that time and id, where it is given.
+
+        `tenant` names whose plan it must have been, `older_than` and `newer_than` how long ago it was.
+        """
         ...
 
     def close_dead_letter(self, letter_id: str, state: str) -> bool:

@@ -580,12 +580,23 @@ SELECT *
  WHERE letter_id = %(letter_id)s;
 
 -- name: dead_letters
--- Dead letters, newest first.
-SELECT *
-  FROM dead_letter
- WHERE (%(state)s::text IS NULL OR state = %(state)s)
-   AND (%(plan_id)s::uuid IS NULL OR plan_id = %(plan_id)s)
- ORDER BY at DESC, letter_id;
+-- Dead letters, newest first, from behind the one of that time and id.
+SELECT d.*
+  FROM dead_letter AS d
+  LEFT JOIN plan AS p USING (plan_id)
+ WHERE (%(state)s::text IS NULL OR d.state = %(state)s)
+   AND (%(plan_id)s::uuid IS NULL OR d.plan_id = %(plan_id)s)
+   AND (%(reason)s::text IS NULL OR d.reason = %(reason)s)
+   AND (%(tenant)s::text IS NULL OR p.tenant = %(tenant)s)
+   AND (%(older_than)s::interval IS NULL
+        OR d.at <= COALESCE(%(now)s::timestamptz, now()) - %(older_than)s::interval)
+   AND (%(newer_than)s::interval IS NULL
+        OR d.at > COALESCE(%(now)s::timestamptz, now()) - %(newer_than)s::interval)
+   AND (%(behind_at)s::timestamptz IS NULL
+        OR d.at < %(behind_at)s
+        OR (d.at = %(behind_at)s AND d.letter_id > %(behind_id)s::uuid))
+ ORDER BY d.at DESC, d.letter_id
+ LIMIT %(limit)s::bigint;
 
 -- name: close_dead_letter
 -- Mark an open letter as retried or discarded.

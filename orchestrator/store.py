@@ -683,8 +683,32 @@ class PgTx:
         row = self._run("dead_letter", letter_id=letter_id).fetchone()
         return _dead_letter(row) if row else None
 
-    def dead_letters(self, *, state: str | None = "open", plan_id: str | None = None) -> Sequence[DeadLetter]:
-        return [_dead_letter(row) for row in self._run("dead_letters", state=state, plan_id=plan_id)]
+    def dead_letters(
+        self,
+        *,
+        state: str | None = "open",
+        plan_id: str | None = None,
+        reason: str | None = None,
+        tenant: str | None = None,
+        older_than: timedelta | None = None,
+        newer_than: timedelta | None = None,
+        behind: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[DeadLetter]:
+        at, letter_id = behind or (None, None)
+        rows = self._run(
+            "dead_letters",
+            state=state,
+            plan_id=plan_id,
+            reason=reason,
+            tenant=tenant,
+            older_than=older_than,
+            newer_than=newer_than,
+            behind_at=at,
+            behind_id=letter_id,
+            limit=limit,
+        )
+        return [_dead_letter(row) for row in rows]
 
     def close_dead_letter(self, letter_id: str, state: str) -> bool:
         return self._hit("close_dead_letter", letter_id=letter_id, state=state)

@@ -6,31 +6,56 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import AfterValidator
 
 from orchestrator import shapes
-from orchestrator.api import forms
+from orchestrator.api import forms, pages
 from orchestrator.api.office import CALLER, Here
 from orchestrator.api.problems import documented
+from orchestrator.api.submission import storable
+from orchestrator.domain import age
 from orchestrator.domain.errors import NotFound
 
 router: Final = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+
+_Text = Annotated[str | None, AfterValidator(storable)]
 
 
 @router.get("", response_model=forms.DeadLetters, responses=documented())
 def listed(
     office: Here,
     state: Annotated[Literal["open", "retried", "discarded", "all"], Query()] = "open",
-    reason: Annotated[str | None, Query(max_length=100, description="Only those given up on for it.")] = None,
+    reason: Annotated[_Text, Query(max_length=100, description="Only those given up on for it.")] = None,
     plan: Annotated[UUID | None, Query(description="Only those of this plan.")] = None,
+    tenant: Annotated[_Text, Query(max_length=100, description="Only those of this tenant's plans.")] = None,
+    older_than: Annotated[
+        str | None,
+        Query(pattern=age.PATTERN, description="Only those as old as this or older: `90s`, `2h`, `1d`."),
+    ] = None,
+    newer_than: Annotated[
+        str | None, Query(pattern=age.PATTERN, description="Only those that are newer than this.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: pages.Cursor = None,
 ) -> Any:
-    """List what was given up on, the newest first."""
+    """List what was given up on, the newest first, a page at a time."""
+    behind = pages.place(cursor)
     with office.core.store.transaction() as tx:
         found = tx.dead_letters(
-            state=None if state == "all" else state, plan_id=str(plan) if plan is not None else None
+            state=None if state == "all" else state,
+            plan_id=str(plan) if plan is not None else None,
+            reason=reason,
+            tenant=tenant,
+            older_than=None if older_than is None else age.age(older_than),
+            newer_than=None if newer_than is None else age.age(newer_than),
+            behind=behind,
+            limit=limit + 1,
         )
-    fitting = [letter for letter in found if reason is None or letter.reason == reason]
-    return {"dead_letters": [shapes.dead_letter(letter) for letter in fitting[:limit]]}
+    page = found[:limit]
+    return {
+        "dead_letters": [shapes.dead_letter(letter) for letter in page],
+        "next": pages.after(page[-1].at, page[-1].letter_id) if len(found) > limit else None,
+    }
 
 
 @router.post("/{letter_id}/retry", response_model=forms.Plan, responses=documented(404, 409))

@@ -316,9 +316,10 @@ class DeadLetter(BaseModel):
 
 
 class DeadLetters(BaseModel):
-    """Dead letters, the newest first."""
+    """Dead letters, the newest first; `next` is the cursor of the page that follows, where there is one."""
 
     dead_letters: list[DeadLetter]
+    next: str | None
 
 
 class Approval(BaseModel):

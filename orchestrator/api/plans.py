@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -12,18 +9,17 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import JSONResponse, Response
 
 from orchestrator import shapes
-from orchestrator.api import accept, forms
+from orchestrator.api import accept, forms, pages
 from orchestrator.api.office import CALLER, TENANT, Here, the_plan
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import Key, submit_plan
 from orchestrator.domain import report
-from orchestrator.domain.errors import Invalid, NotFound
-from orchestrator.domain.plan import Plan, PlanState
+from orchestrator.domain.errors import NotFound
+from orchestrator.domain.plan import PlanState
 
 router: Final = APIRouter(prefix="/plans", tags=["plans"])
 
 MARKDOWN: Final = "text/markdown"
-_EARLIEST: Final = 1970
 
 
 @router.post("", status_code=202, response_model=forms.Plan, responses=documented())
@@ -39,35 +35,17 @@ def listed(
     office: Here,
     state: Annotated[PlanState | None, Query(description="Only plans in this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[
-        str | None, Query(max_length=200, description="`next` of the page before, as it was given.")
-    ] = None,
+    cursor: pages.Cursor = None,
 ) -> Any:
     """List plans, the newest first, a page at a time."""
-    behind = _place(cursor) if cursor is not None else None
+    behind = pages.place(cursor)
     with office.core.store.transaction() as tx:
         found = tx.plans(tenant=TENANT, state=state, behind=behind, limit=limit + 1)
     page = found[:limit]
     return {
         "plans": [shapes.plan(plan) for plan in page],
-        "next": _cursor(page[-1]) if len(found) > limit else None,
+        "next": pages.after(page[-1].created_at, page[-1].plan_id) if len(found) > limit else None,
     }
-
-
-def _cursor(plan: Plan) -> str:
-    place = json.dumps([plan.created_at.isoformat(), plan.plan_id])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _place(cursor: str) -> tuple[datetime, str]:
-    try:
-        at, plan_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        place = datetime.fromisoformat(at), str(UUID(plan_id))
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        place = None
-    if place is None or place[0].tzinfo is None or place[0].year < _EARLIEST:
-        raise Invalid("This cursor is none that this API gave; begin again without one.")
-    return place
 
 
 @router.get("/{plan_id}", response_model=forms.Plan, responses=documented(404))

@@ -716,6 +716,41 @@ class TestDeadLetters:
         assert ids(plan=plan_id, reason="timed_out") == []
         assert ids(plan=plan_id, state="discarded") == []
         assert ids(plan=plan_id, state="all") == [letter_id]
+        assert ids(plan=plan_id, tenant="default") == [letter_id]
+        assert ids(plan=plan_id, tenant="other") == []
+        assert ids(plan=plan_id, newer_than="1h") == [letter_id]
+        assert ids(plan=plan_id, older_than="1h") == []
+        assert ids(plan=plan_id, older_than="0s") == [letter_id]
+
+    def test_are_read_page_by_page_without_gap_or_repeat(self, fresh):
+        made = [fresh.bury(fresh.made()) for _ in range(5)]
+
+        seen, cursor = [], None
+        for _ in range(len(made)):
+            query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+            page = fresh.get("/dead-letters", params=query).json()
+            seen += [d["letter_id"] for d in page["dead_letters"]]
+            fresh.bury(fresh.made())
+            cursor = page["next"]
+            if cursor is None:
+                break
+
+        assert seen == made[::-1]
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "older_than=2",
+            "newer_than=-1h",
+            "older_than=100000w",
+            "reason=%00",
+            "tenant=%00",
+            "cursor=x",
+            "limit=0",
+        ],
+    )
+    def test_are_not_listed_by_what_does_not_fit(self, site, query):
+        assert site.get(f"/dead-letters?{query}").status_code == 422
 
     def test_are_retried_once(self, site):
         plan_id = site.made()

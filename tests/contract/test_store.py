@@ -1269,6 +1269,45 @@ class TestADeadLetter:
             assert len(tx.dead_letters(state=None)) == 3
             assert list(tx.dead_letters(plan_id=ref.plan_id)) == [second]
 
+    def test_is_found_by_its_reason_its_tenant_and_its_age(self, bench):
+        ours, theirs = (
+            new_step(bench.store),
+            new_step(bench.store, plan_id=new_plan(bench.store, tenant="other")),
+        )
+        first = self.letter(bench)
+        second = self.letter(bench, ours, reason="timed_out")
+        third = self.letter(bench, theirs)
+
+        def found(**sought):
+            with bench.store.transaction() as tx:
+                return list(tx.dead_letters(**sought))
+
+        assert found(reason="timed_out") == [second]
+        assert found(reason="worker_lost") == [third, first]
+        assert found(tenant="other") == [third]
+        assert found(tenant="default") == [second]
+        # now is a second after the third, and they are a second apart
+        assert found(older_than=2 * SECOND) == [second, first]
+        assert found(newer_than=2 * SECOND) == [third]
+        assert found(older_than=2 * SECOND, newer_than=3 * SECOND) == [second]
+        assert found(older_than=timedelta(weeks=99_999)) == []
+        assert found(newer_than=timedelta(weeks=99_999), tenant="other", reason="timed_out") == []
+
+    def test_is_listed_page_by_page_without_gap_or_repeat(self, bench):
+        at = bench.clock()
+        made = [self.letter(bench, at=at).letter_id for _ in range(5)]
+
+        seen, behind = [], None
+        while True:
+            with bench.store.transaction() as tx:
+                page = tx.dead_letters(behind=behind, limit=2)
+            if not page:
+                break
+            seen += [d.letter_id for d in page]
+            behind = page[-1].at, page[-1].letter_id
+
+        assert seen == sorted(made)
+
 
 def due(bench, limit=10):
     with bench.store.transaction() as tx:

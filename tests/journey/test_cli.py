@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -590,6 +590,64 @@ class TestWhatWasGivenUpOn:
         assert "can only be discarded" in err
         assert verb("dead", "discard", letter[:8])[0] == 0
         assert verb("dead", "show", "00000000")[0] == 3
+
+    def test_is_found_by_reason_tenant_plan_and_age_and_discarded_together(self, verb, as_json, conductor):
+        letters = [conductor.bury_message(reason="odd", detail=f"the {n}th") for n in range(3)]
+
+        def listed(*options):
+            return len(as_json("dead", "list", "--reason", "odd", *options)[1]["dead_letters"])
+
+        assert listed() == len(letters)
+        assert listed("--newer-than", "1h") == len(letters)
+        assert listed("--older-than", "1h") == 0
+        assert listed("--tenant", "default") == 0  # a message without a plan is nobody's
+        assert verb("dead", "discard", "--all", "--reason", "odd", "--older-than", "2h") == (
+            0,
+            "Discarded: 0 dead letters.\n",
+            "",
+        )
+
+        code, told = as_json("dead", "discard", "--all", "--reason", "odd")
+
+        assert (code, set(told["discarded"])) == (0, set(letters))
+        assert listed() == 0
+        assert listed("--all") == len(letters)
+
+    @pytest.mark.parametrize(
+        ("said", "options", "left"), [("n\n", [], 1), ("y\n", [], 0), ("", ["--yes"], 0)]
+    )
+    def test_is_discarded_together_only_when_the_person_at_the_terminal_agrees(
+        self, home, dsn, as_json, conductor, said, options, left
+    ):
+        reason = f"asked{len(said)}{left}"
+        conductor.bury_message(reason=reason, detail="something")
+
+        code, told = typed(home, said, "dead", "discard", "--all", "--reason", reason, *options)
+
+        assert ("Discard 1 dead letter?" in told) is bool(said)
+        assert code == (130 if left else 0)
+        assert len(as_json("dead", "list", "--reason", reason)[1]["dead_letters"]) == left
+
+
+def typed(home, said, *arguments):
+    """Run the program on a terminal of its own and type something: its exit code, and what the terminal showed."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workers.cli", *arguments],
+        cwd=ROOT,
+        env={**home.environment, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    os.write(ours, said.encode())
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody is there any more
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    return process.wait(60), shown.decode()
 
 
 class TestAnApproval:

@@ -72,6 +72,15 @@ def test_help_does_not_wait_for_what_only_verbs_need():
         (["dead", "retry"], "--all"),
         (["dead", "retry", "abcd", "--all"], "--all"),
         (["dead", "retry", "abcd", "--reason", "worker_lost"], "--reason"),
+        (
+            ["dead", "retry", "abcd", "--older-than", "2h", "--tenant", "a"],
+            "--tenant, --older-than goes with --all",
+        ),
+        (["dead", "discard"], "--all"),
+        (["dead", "discard", "abcd", "--all"], "--all"),
+        (["dead", "discard", "abcd", "--plan", "abcd"], "--plan"),
+        (["dead", "discard", "--all", "--newer-than", "yesterday"], "is no age"),
+        (["dead", "list", "--older-than", "2"], "is no age"),
     ],
 )
 def test_bad_usage_is_told_in_a_sentence_on_standard_error(run, arguments, told):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator import shapes
+from orchestrator.domain import age
 from orchestrator.domain.errors import Conflict, Invalid
 from orchestrator.domain.plan import DeadLetter, Plan
 from workers.cli import doors, ends, flags, plans, view
@@ -22,9 +26,34 @@ _Reason = Annotated[
     str | None,
     typer.Option("--reason", help="Only those with this reason, such as worker_lost.", show_default=False),
 ]
+_Plan = Annotated[
+    str | None, typer.Option("--plan", metavar="PLAN", help="Only those of this plan.", show_default=False)
+]
+_Older = Annotated[
+    str | None,
+    typer.Option(
+        "--older-than",
+        metavar="AGE",
+        help="Only those as old as this or older: 90s, 30m, 2h, 1d, 3w.",
+        show_default=False,
+    ),
+]
+_Newer = Annotated[
+    str | None,
+    typer.Option(
+        "--newer-than", metavar="AGE", help="Only those that are newer than this.", show_default=False
+    ),
+]
 _Letter = Annotated[
     str, typer.Argument(metavar="ID", help="The dead letter's id, or at least its first 4 characters.")
 ]
+_OneLetter = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ID]", help="The dead letter's id, or at least its first 4 characters.", show_default=False
+    ),
+]
+_Every = Annotated[bool, typer.Option("--all", help="Every open dead letter that fits the other options.")]
 
 
 @app.command("list")
@@ -34,17 +63,18 @@ def list_(
         bool, typer.Option("--all", help="Also those that were retried or discarded since.")
     ] = False,
     reason: _Reason = None,
-    plan: Annotated[
-        str | None,
-        typer.Option("--plan", metavar="PLAN", help="Only those of this plan.", show_default=False),
-    ] = None,
+    plan: _Plan = None,
+    tenant: flags.Tenant = None,
+    older_than: _Older = None,
+    newer_than: _Newer = None,
     as_json: flags.AsJson = False,
     data: flags.Data = None,
 ) -> None:
     """List dead letters, the newest first."""
+    sought = _Sought(reason, plan, tenant, older_than, newer_than)
+    sought.ages()
     with doors.opened(doors.settings(data)) as core:
-        plan_id = doors.find_plan(core, plan).plan_id if plan is not None else None
-        found = _letters(core, state=None if closed else "open", reason=reason, plan_id=plan_id)
+        found = sought.found(core, state=None if closed else "open")
     if as_json:
         view.put_json({"dead_letters": [shapes.dead_letter(d) for d in found]})
         return
@@ -106,17 +136,15 @@ def show(letter: _Letter, *, as_json: flags.AsJson = False, data: flags.Data = N
 
 @app.command()
 def retry(
-    letter: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ID]",
-            help="The dead letter's id, or at least its first 4 characters.",
-            show_default=False,
-        ),
-    ] = None,
+    letter: _OneLetter = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Every open dead letter.")] = False,
+    every: _Every = False,
     reason: _Reason = None,
+    plan: _Plan = None,
+    tenant: flags.Tenant = None,
+    older_than: _Older = None,
+    newer_than: _Newer = None,
+    yes: flags.Yes = False,
     work: flags.Work = None,
     as_json: flags.AsJson = False,
     data: flags.Data = None,
@@ -126,17 +154,15 @@ def retry(
 
     A plan goes on where it stopped: finished steps and calls are not done again, and its history stays.
     """
-    if (letter is None) is not every:
-        raise Invalid("Give the id of one dead letter, or --all for every open one.")
-    if reason is not None and not every:
-        raise Invalid("--reason goes with --all: it says which of the dead letters to retry.")
+    sought = _Sought(reason, plan, tenant, older_than, newer_than)
+    sought.check(letter, every=every, verb="retry")
     chosen = doors.settings(data)
     with doors.opened(chosen, verbose=verbose) as core:
         if letter is not None:
             revived = [core.conductor.retry_dead(doors.find_letter(core, letter).letter_id, by=doors.PERSON)]
             left: list[str] = []
         else:
-            revived, left = _revive(core, _letters(core, state="open", reason=reason, plan_id=None))
+            revived, left = _revive(core, _agreed(sought.found(core, state="open"), "Retry", yes=yes))
         for sentence in left:
             view.tell(sentence, "yellow")
         if revived and (doors.alone(chosen) if work is None else work):
@@ -179,21 +205,100 @@ def _print_revived(core: Core, revived: Sequence[Plan], *, as_json: bool) -> Non
 
 
 @app.command()
-def discard(letter: _Letter, *, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
-    """Say that a dead letter needs no more attention. It stays listed with --all; its plan stays as it is."""
+def discard(
+    letter: _OneLetter = None,
+    *,
+    every: _Every = False,
+    reason: _Reason = None,
+    plan: _Plan = None,
+    tenant: flags.Tenant = None,
+    older_than: _Older = None,
+    newer_than: _Newer = None,
+    yes: flags.Yes = False,
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+) -> None:
+    """Say that a dead letter needs no more attention. It stays listed with `list --all`; its plan stays as it is."""
+    sought = _Sought(reason, plan, tenant, older_than, newer_than)
+    sought.check(letter, every=every, verb="discard")
     with doors.opened(doors.settings(data)) as core:
-        found = doors.find_letter(core, letter)
-        core.conductor.discard_dead(found.letter_id, by=doors.PERSON)
-        after = doors.find_letter(core, found.letter_id)
+        if letter is not None:
+            found = doors.find_letter(core, letter)
+            core.conductor.discard_dead(found.letter_id, by=doors.PERSON)
+            after = doors.find_letter(core, found.letter_id)
+            if as_json:
+                view.put_json(shapes.dead_letter(after))
+            else:
+                view.put(f"Dead letter {view.short(after.letter_id)} is discarded.")
+            return
+        gone, left = _discard(core, _agreed(sought.found(core, state="open"), "Discard", yes=yes))
+    for sentence in left:
+        view.tell(sentence, "yellow")
     if as_json:
-        view.put_json(shapes.dead_letter(after))
+        view.put_json({"discarded": [letter.letter_id for letter in gone]})
     else:
-        view.put(f"Dead letter {view.short(after.letter_id)} is discarded.")
+        view.put(f"Discarded: {view.many(len(gone), 'dead letter')}.")
+    if left:
+        raise Ended(FAILED)
 
 
-def _letters(
-    core: Core, *, state: str | None, reason: str | None, plan_id: str | None
-) -> Sequence[DeadLetter]:
-    with core.store.transaction() as tx:
-        found = tx.dead_letters(state=state, plan_id=plan_id)
-    return [d for d in found if reason is None or d.reason == reason]
+def _discard(core: Core, letters: Sequence[DeadLetter]) -> tuple[list[DeadLetter], list[str]]:
+    """Discard each letter; say of which that was not possible, since somebody was first."""
+    gone: list[DeadLetter] = []
+    left: list[str] = []
+    for found in letters:
+        try:
+            core.conductor.discard_dead(found.letter_id, by=doors.PERSON)
+            gone.append(found)
+        except Conflict as error:
+            left.append(f"Not discarded: {error}")
+    return gone, left
+
+
+def _agreed(letters: Sequence[DeadLetter], verb: str, *, yes: bool) -> Sequence[DeadLetter]:
+    """Return the letters, once whoever sits at a terminal has agreed to change as many."""
+    watched = sys.stdin.isatty() and view.is_terminal(sys.stderr)
+    if letters and watched and not yes:
+        typer.confirm(f"{verb} {view.many(len(letters), 'dead letter')}?", abort=True, err=True)
+    return letters
+
+
+@dataclass(frozen=True, slots=True)
+class _Sought:
+    """Which dead letters are meant, in the words of the command line."""
+
+    reason: str | None
+    plan: str | None
+    tenant: str | None
+    older_than: str | None
+    newer_than: str | None
+
+    def check(self, letter: str | None, *, every: bool, verb: str) -> None:
+        """Raise `Invalid` unless either one letter is named, or all that fit."""
+        if (letter is None) is not every:
+            raise Invalid("Give the id of one dead letter, or --all for every open one.")
+        given = [f"--{name.replace('_', '-')}" for name in self.__slots__ if getattr(self, name) is not None]
+        self.ages()
+        if given and not every:
+            raise Invalid(f"{', '.join(given)} goes with --all: it says which of the dead letters to {verb}.")
+
+    def ages(self) -> tuple[timedelta | None, timedelta | None]:
+        """Return how old they are at least, and at most; raises `Invalid` for what is no age."""
+        older, newer = (
+            None if text is None else age.age(text) for text in (self.older_than, self.newer_than)
+        )
+        return older, newer
+
+    def found(self, core: Core, *, state: str | None) -> Sequence[DeadLetter]:
+        """Return those that fit, the newest first."""
+        older, newer = self.ages()
+        plan_id = None if self.plan is None else doors.find_plan(core, self.plan).plan_id
+        with core.store.transaction() as tx:
+            return tx.dead_letters(
+                state=state,
+                plan_id=plan_id,
+                reason=self.reason,
+                tenant=self.tenant,
+                older_than=older,
+                newer_than=newer,
+            )

@@ -31,3 +31,8 @@ Work: TypeAlias = Annotated[
 PlanId: TypeAlias = Annotated[
     str, typer.Argument(metavar="PLAN", help="The plan's id, or at least its first 4 characters.")
 ]
+Tenant: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--tenant", metavar="TENANT", help="Only those of this tenant's plans.", show_default=False),
+]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal before changing many.")]

@@ -26,13 +26,14 @@ def list_(
     state: Annotated[
         PlanState | None, typer.Option("--state", help="Only plans in this state.", show_default=False)
     ] = None,
+    tenant: flags.Tenant = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The most plans to list.")] = 50,
     as_json: flags.AsJson = False,
     data: flags.Data = None,
 ) -> None:
     """List plans, the newest first."""
     with doors.opened(doors.settings(data)) as core, core.store.transaction() as tx:
-        found = tx.plans(state=state, limit=limit)
+        found = tx.plans(tenant=tenant, state=state, limit=limit)
     if as_json:
         view.put_json({"plans": [shapes.plan(plan) for plan in found]})
         return
