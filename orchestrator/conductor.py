@@ -8,10 +8,11 @@ worker that lost its claim is told so (`Fenced`, or `False`) and has changed not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
+from orchestrator.domain import fork as domain_fork
 from orchestrator.domain import ooda
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.errors import (
@@ -35,6 +36,7 @@ from orchestrator.domain.plan import (
     Claimed,
     DeadLetter,
     Evidence,
+    Fact,
     Json,
     NewStep,
     Plan,
@@ -44,6 +46,7 @@ from orchestrator.domain.plan import (
     StepRef,
     StepState,
     digest,
+    request,
 )
 from orchestrator.domain.retry import Backoff
 from orchestrator.messages import Message, Topic
@@ -219,6 +222,81 @@ class Conductor:
             desk.tx.decide(
                 approval.approval_id, ApprovalState.CANCELLED, by="system", comment="the plan ended"
             )
+
+    def fork(
+        self,
+        plan_id: str,
+        *,
+        from_step: int | None = None,
+        goal: str | None = None,
+        by: str,
+        key: str | None = None,
+    ) -> Plan:
+        """Return a new plan that stands where this one stood when a step was planned; this one is not changed.
+
+        What ended before that step is taken over, with its facts; the step, and those planned with it that had not
+        ended or come behind it, are ready again. Without a step the new plan begins at the beginning. Its budget is
+        as large as this one's, and the steps taken over count as spent. The same key and fork return the same plan.
+        Raises `NotFound`, `Conflict` for a step that cannot be returned to, `KeyReused`, or the `Invalid` that fits.
+        """
+        with self._store.transaction() as tx:
+            old = self._open(tx, plan_id).plan  # held, so that its steps stand still while they are read
+            came: dict[str, Json] = {"fork_of": plan_id, "from_step": from_step}
+            asked = request(
+                old.goal if goal is None else goal,
+                depth=old.depth,
+                tenant=old.tenant,
+                requester=by,
+                sources=old.sources,
+                budget=old.budget,
+                priority=old.priority,
+                metadata=old.metadata,
+                key=key,
+                fork=came,
+            )
+            made = self._made_before(tx, asked)
+            if made is not None:
+                return made
+            branch = domain_fork.branch(tx.steps(plan_id), from_step or 1)
+            facts = [f for f in tx.facts(plan_id) if f.step in {s.number for s in branch.copied}]
+            return self._fork_within(tx, old, asked, branch, facts)
+
+    def _fork_within(
+        self, tx: Tx, old: Plan, asked: Request, branch: domain_fork.Branch, facts: Sequence[Fact]
+    ) -> Plan:
+        plan_id = self._new_id()
+        if not tx.add_plan(plan_id, asked, tx.now() + timedelta(seconds=asked.budget.seconds)):
+            return self._must(self._made_before(tx, asked))  # another replica was first with this key
+        desk = self._open(tx, plan_id)
+        came: dict[str, Json] = {"fork_of": asked.fork["fork_of"], "from_step": asked.fork["from_step"]}
+        desk.event("plan.forked", {"goal": asked.goal, "depth": asked.depth, "by": asked.requester, **came})
+        taken: dict[str, Json] = {
+            "copied": [s.number for s in branch.copied],
+            "copied_sha256": digest([_taken(s) for s in branch.copied] + [asdict(f) for f in facts]),
+        }
+        desk.audit(
+            "plan.forked",
+            {
+                "by": asked.requester,
+                "depth": asked.depth,
+                "goal_sha256": digest(asked.goal),
+                "tenant": asked.tenant,
+                "budget": asked.budget.as_json(),
+                **came,
+                **taken,
+            },
+        )
+        ready = [replace(s, max_attempts=self._rules.max_attempts) for s in branch.ready]
+        tx.copy_steps(plan_id, sorted([*branch.copied, *ready], key=lambda s: s.number))
+        tx.add_facts(plan_id, facts)
+        if old.partial and branch.looked:
+            tx.mark_partial(plan_id)
+        for step in branch.copied:
+            desk.event("step.copied", {**_named(step), "verdict": step.verdict})
+        for step in ready:
+            desk.event("step.planned", _named(step))
+        tx.send(Message(Topic.STEPS, StepRef(plan_id, step.number)) for step in ready)
+        return self._must(tx.plan(plan_id))
 
     # a step's life in a worker's hands
 
@@ -861,6 +939,11 @@ class _Desk:
 def _named(step: Step) -> dict[str, Json]:
     """What each event of a step begins with, so that whoever hears one only knows what it is about."""
     return {"step": step.number, "agent": step.agent, "round": step.round}
+
+
+def _taken(step: Step) -> Json:
+    """What a fork takes over of a finished step."""
+    return [step.number, step.agent, step.state, step.verdict, step.follow_ups, step.result]
 
 
 def _must_not_repeat(call: Call) -> bool:

@@ -362,6 +362,15 @@ class InMemoryTx:
             if step.state in ended and not step.settled
         ]
 
+    def copy_steps(self, plan_id: str, steps: Sequence[Step]) -> None:
+        for step in steps:
+            copy = _with(step, plan_id=plan_id, offered_at=self._at)
+            self._put(self._store.step_rows[plan_id], step.number, copy)
+        plan = self._store.plan_rows[plan_id]
+        self._change(
+            plan_id, step_count=plan.step_count + len(steps), spent=plan.spent.plus(Spent(steps=len(steps)))
+        )
+
     # what a step leaves behind
 
     def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:

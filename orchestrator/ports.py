@@ -159,6 +159,13 @@ class Tx(Protocol):
         """Say that what follows these finished steps has been decided; those for which it had not been before."""
         ...
 
+    def copy_steps(self, plan_id: str, steps: Sequence[Step]) -> None:
+        """Write steps of another plan as they are given, under their own numbers, and count them as spent.
+
+        The plan has none yet and is locked by this transaction; the numbers begin at 1 and have no gaps.
+        """
+        ...
+
     # what a step leaves behind
 
     def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:

@@ -290,6 +290,17 @@ UPDATE step AS s
    AND NOT s.settled
 RETURNING s.*;
 
+-- name: copy_step
+-- Write a step of another plan, as ended and settled there, or ready to be done again.
+  WITH kept AS (
+INSERT INTO outcome (plan_id, step, result)
+SELECT %(plan_id)s, %(number)s, %(result)s
+ WHERE %(result)s::jsonb <> '{}')
+INSERT INTO step (plan_id, number, agent, phase, state, round, brief, attempt, max_attempts, claim, offered_at,
+                  verdict, follow_ups, reason, settled)
+VALUES (%(plan_id)s, %(number)s, %(agent)s, %(phase)s, %(state)s, %(round)s, %(brief)s, %(attempt)s, %(max_attempts)s,
+        %(claim)s, COALESCE(%(now)s::timestamptz, now()), %(verdict)s, %(follow_ups)s, %(reason)s, %(settled)s);
+
 -- name: events
 -- A plan's events by number, after one.
 SELECT plan_id::text, number, at, kind, body

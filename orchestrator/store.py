@@ -508,6 +508,33 @@ class PgTx:
         rows = self._run("mark_settled", plan_ids=[r.plan_id for r in refs], numbers=[r.number for r in refs])
         return [_step(row) for row in rows]
 
+    def copy_steps(self, plan_id: str, steps: Sequence[Step]) -> None:
+        rows = [
+            {
+                "plan_id": plan_id,
+                "number": s.number,
+                "agent": s.agent,
+                "phase": s.phase,
+                "state": s.state,
+                "round": s.round,
+                "brief": _json(s.brief),
+                "attempt": s.attempt,
+                "max_attempts": s.max_attempts,
+                "claim": s.claim,
+                "verdict": s.verdict,
+                "follow_ups": _json(list(s.follow_ups)),
+                "result": _json(s.result),
+                "reason": s.reason,
+                "settled": s.settled,
+            }
+            for s in steps
+        ]
+        self._many("copy_step", rows)
+        pending = self._pending(plan_id)
+        pending.step_count += len(rows)
+        pending.steps += len(rows)
+        pending.spent = pending.spent.plus(Spent(steps=len(rows)))
+
     # what a step leaves behind
 
     def add_event(self, plan_id: str, kind: str, body: Mapping[str, Json]) -> None:

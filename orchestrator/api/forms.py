@@ -22,6 +22,9 @@ from orchestrator.domain.schedule import FiringOutcome, Misfire, Overlap
 MOST = 2**53
 """The largest whole number that every reader of JSON keeps exactly."""
 
+MOST_STEPS = 2**31 - 1
+"""The largest number that a step may have."""
+
 _USUAL = Budget()
 
 
@@ -120,6 +123,20 @@ class CancelForm(Sent):
     """Why a plan is ended."""
 
     reason: str = Field(default="asked for", min_length=1, max_length=1000, description="Kept in the audit.")
+
+
+class ForkForm(Sent):
+    """Where to go on from, and what to ask instead."""
+
+    from_step: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_STEPS,
+        description="The step to do again, with what follows it; left out, the plan begins at the beginning.",
+    )
+    goal: str | None = Field(
+        default=None, min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question, if it is another."
+    )
 
 
 class DecisionForm(Sent):

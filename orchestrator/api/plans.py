@@ -1,4 +1,4 @@
-"""Plans over HTTP: submit, list, look at, cancel, retry."""
+"""Plans over HTTP: submit, list, look at, cancel, retry, fork."""
 
 from __future__ import annotations
 
@@ -142,3 +142,18 @@ def retry(office: Here, plan_id: UUID) -> Any:
     with office.core.store.transaction() as tx:
         the_plan(tx, plan_id)
     return shapes.plan(office.core.conductor.replay(str(plan_id), by=CALLER))
+
+
+@router.post("/{plan_id}/fork", status_code=202, response_model=forms.Plan, responses=documented(404, 409))
+def fork(
+    office: Here, plan_id: UUID, response: Response, form: forms.ForkForm | None = None, key: Key = None
+) -> Any:
+    """Make a new plan that goes on from a step of this one, perhaps with another question; this one stays as it is."""
+    with office.core.store.transaction() as tx:
+        the_plan(tx, plan_id)
+    wanted = form or forms.ForkForm()
+    made = office.core.conductor.fork(
+        str(plan_id), from_step=wanted.from_step, goal=wanted.goal, by=CALLER, key=key
+    )
+    response.headers["Location"] = f"/plans/{made.plan_id}"
+    return shapes.plan(made)

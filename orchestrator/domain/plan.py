@@ -145,6 +145,8 @@ class Request:
     priority: int = 0
     metadata: Mapping[str, Json] = field(default_factory=dict)
     key: str | None = None
+    fork: Mapping[str, Json] = field(default_factory=dict)
+    """The plan and step that the plan is to continue from, where it does not begin at the beginning."""
 
     def fingerprint(self) -> str:
         """A digest of what is asked; two requests that share a key must share it too."""
@@ -157,7 +159,7 @@ class Request:
             self.priority,
             self.metadata,
         ]
-        return digest(asked)
+        return digest([*asked, self.fork] if self.fork else asked)
 
 
 def request(goal: str, *, depth: object = 2, **rest: object) -> Request:

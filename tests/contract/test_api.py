@@ -473,6 +473,86 @@ def raw(site, method, path, **rest):
     return site._portal.call(go)
 
 
+class TestAFork:
+    def test_is_a_new_plan_that_goes_on_from_a_step_of_the_old_one(self, site):
+        old = site.made()
+        site.succeed(old)
+        before = site.get(f"/plans/{old}").json()
+
+        answer = site.post(f"/plans/{old}/fork", json={"from_step": 2, "goal": "What is a buoy?"})
+
+        plan = answer.json()
+        assert answer.status_code == 202
+        assert answer.headers["location"] == f"/plans/{plan['plan_id']}"
+        assert (plan["goal"], plan["state"], plan["requester"]) == ("What is a buoy?", "queued", "api")
+        assert (plan["steps"], plan["spent"]["steps"], plan["budget"]) == (2, 2, before["budget"])
+        steps = site.get(f"/plans/{plan['plan_id']}/steps").json()["steps"]
+        assert [(s["state"], s["settled"]) for s in steps] == [("succeeded", True), ("ready", False)]
+        facts = [site.get(f"/plans/{p}/facts").json() for p in (old, plan["plan_id"])]
+        assert facts[0] == facts[1]
+        assert site.get(f"/plans/{plan['plan_id']}/audit").json()["verified"] is True
+        assert site.get(f"/plans/{old}").json() == before
+
+    def test_ends_like_any_other_plan(self, site):
+        old = site.made()
+        site.succeed(old)
+        plan_id = site.post(f"/plans/{old}/fork", json={"from_step": 2}).json()["plan_id"]
+
+        site.conductor.settle(site.step(plan_id, Completed("written", report=REPORT)))
+
+        assert site.get(f"/plans/{plan_id}").json()["state"] == "succeeded"
+        kinds = [e["kind"] for e in site.get(f"/plans/{plan_id}/events").json()["events"]]
+        assert (kinds[0], kinds[-1]) == ("plan.forked", "plan.ended")
+
+    @pytest.mark.parametrize("body", [None, {}, {"from_step": None, "goal": None}])
+    def test_without_a_step_begins_at_the_beginning(self, site, body):
+        old = site.made()
+        site.succeed(old)
+        answer = (
+            site.post(f"/plans/{old}/fork", json=body)
+            if body is not None
+            else site.post(f"/plans/{old}/fork")
+        )
+        assert (answer.status_code, answer.json()["steps"], answer.json()["goal"]) == (202, 1, GOAL)
+
+    def test_with_a_key_is_made_once(self, site):
+        old = site.made()
+        key = {"Idempotency-Key": f"fork {old}"}
+        first, second = (site.post(f"/plans/{old}/fork", headers=key) for _ in range(2))
+        assert first.json()["plan_id"] == second.json()["plan_id"]
+        answer = site.post(f"/plans/{old}/fork", json={"goal": "What else?"}, headers=key)
+        assert refusal(answer) == (422, "idempotency_key_reused")
+
+    def test_of_what_is_not_there_is_not_found(self, site):
+        assert refusal(site.post(f"/plans/{NOBODY}/fork")) == (404, "not_found")
+        answer = site.post(f"/plans/{site.made()}/fork", json={"from_step": 2})
+        assert refusal(answer) == (404, "not_found")
+
+    def test_from_a_step_whose_predecessors_have_not_ended_says_where_it_may_begin(self, site):
+        old = site.made()
+        site.succeed(old)
+        with psycopg.connect(site.dsn, autocommit=True) as connection:
+            connection.execute("UPDATE step SET settled = false WHERE plan_id = %s AND number = 1", (old,))
+        answer = site.post(f"/plans/{old}/fork", json={"from_step": 2})
+        assert refusal(answer) == (409, "conflict")
+        assert "may be forked from step 1." in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"from_step": 0},
+            {"from_step": "1"},
+            {"from_step": 2**31},
+            {"goal": ""},
+            {"goal": " "},
+            {"x": 1},
+            [],
+        ],
+    )
+    def test_refuses_what_does_not_fit(self, site, body):
+        assert site.post(f"/plans/{site.made()}/fork", json=body).status_code == 422
+
+
 class TestAReport:
     def test_is_not_found_before_it_is_written(self, site):
         assert refusal(site.get(f"/plans/{site.made()}/report")) == (404, "not_found")

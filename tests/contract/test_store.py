@@ -33,6 +33,7 @@ from orchestrator.domain.plan import (
     NewStep,
     PlanState,
     Semantics,
+    Step,
     StepRef,
     StepState,
 )
@@ -662,6 +663,73 @@ class TestSettling:
         assert first is (state in {StepState.SUCCEEDED, StepState.SKIPPED})
         assert not again
         assert step_of(shared, ref).settled is first
+
+
+class TestCopiedSteps:
+    def copied(self, bench):
+        """Copies of a finished, a skipped and a ready step of another plan, in a new one."""
+        plan_id = new_plan(bench.store)
+        common = {"brief": {"question": TEXT}, "attempt": 2, "max_attempts": 4, "claim": 3}
+        steps = [
+            Step(
+                plan_id,
+                1,
+                Agent.PLANNER,
+                StepState.SUCCEEDED,
+                **common,
+                verdict="planned",
+                follow_ups=({"question": TEXT},),
+                result={"text": TEXT},
+                settled=True,
+            ),
+            Step(plan_id, 2, Agent.RESEARCHER, StepState.SKIPPED, 1, **common, reason="late", settled=True),
+            Step(plan_id, 3, Agent.RESEARCHER, StepState.READY, 1, {"question": "?"}, max_attempts=4),
+        ]
+        with bench.store.transaction() as tx:
+            tx.lock_plan(plan_id)
+            tx.copy_steps(plan_id, [replace(s, plan_id="of another plan") for s in steps])
+            offered_at = tx.now()
+        return [replace(s, offered_at=offered_at) for s in steps]
+
+    def test_come_back_as_they_were_given_and_count_as_spent(self, shared):
+        steps = self.copied(shared)
+        with shared.store.transaction() as tx:
+            assert list(tx.steps(steps[0].plan_id)) == steps
+            plan = tx.plan(steps[0].plan_id)
+            assert (plan.step_count, plan.spent) == (3, Spent(steps=3))
+
+    def test_are_followed_by_the_next_number(self, shared):
+        plan_id = self.copied(shared)[0].plan_id
+        with shared.store.transaction() as tx:
+            tx.lock_plan(plan_id)
+            (next_step,) = tx.add_steps(plan_id, [NewStep(Agent.KEEPER, 1)], max_attempts=5)
+        assert next_step.number == 4
+
+    def test_are_never_begun_or_settled_again(self, shared):
+        finished, skipped, ready = (step.ref for step in self.copied(shared))
+        holder = shared.holder()
+        with shared.store.transaction() as tx:
+            assert tx.claim_step(finished, holder=holder, lease=LEASE) is None
+            assert tx.claim_step(skipped, holder=holder, lease=LEASE) is None
+            assert not tx.mark_settled(finished)
+            assert not tx.mark_settled(skipped)
+            assert tx.claim_step(ready, holder=holder, lease=LEASE) is not None
+
+    def test_are_not_offered_to_the_bus_but_those_that_are_ready(self, bench):
+        *_, ready = self.copied(bench)
+        bench.clock.advance(seconds=60)
+        with bench.store.transaction() as tx:
+            assert [m.ref for m in tx.unheard(SECOND, 10)] == [ready.ref]
+
+    def test_vanish_when_the_transaction_fails(self, shared):
+        plan_id = new_plan(shared.store)
+        with undone(shared.store) as tx:
+            tx.lock_plan(plan_id)
+            tx.copy_steps(plan_id, [Step(plan_id, 1, Agent.ROUTER, StepState.READY)])
+            raise Undo
+        with shared.store.transaction() as tx:
+            assert list(tx.steps(plan_id)) == []
+            assert tx.plan(plan_id).step_count == 0
 
 
 class TestEvents:

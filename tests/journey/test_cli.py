@@ -550,6 +550,44 @@ class TestTheAudit:
         assert as_json("audit", "show", plan_id)[1]["records"][0]["kind"] == "plan.submitted"
 
 
+class TestAFork:
+    def test_goes_on_from_a_step_and_its_report_verifies_as_does_that_of_its_fork(
+        self, home, verb, as_json, plan_id
+    ):
+        before = as_json("plans", "show", plan_id)[1]
+        keeper = next(s["number"] for s in before["steps"] if s["agent"] == "keeper")
+
+        code, out, err = home.run("plans", "fork", plan_id, "--from", str(keeper), "--json")
+
+        assert code == 0, err
+        made = json.loads(out)["plan"]["plan_id"]
+        shown = as_json("plans", "show", made)[1]
+        assert [s["agent"] for s in shown["steps"]] == [s["agent"] for s in before["steps"]]
+        assert {c["step"] for c in shown["calls"]} & set(range(1, keeper)) == set()
+        assert json.loads(out)["report"]["citations"] == as_json("report", "show", plan_id)[1]["citations"]
+        assert verb("report", "verify", made)[0] == 0
+        assert verb("audit", "verify")[0] == 0
+        assert as_json("plans", "show", plan_id)[1] == before
+
+        last = shown["steps"][-1]["number"]
+        code, out, err = home.run("plans", "fork", made, "--from", str(last), "--json")
+        assert code == 0, err
+        assert verb("report", "verify", json.loads(out)["plan"]["plan_id"])[0] == 0
+
+    def test_may_ask_something_else_and_wait_for_whoever_works(self, verb, as_json, plan_id):
+        code, told = as_json("plans", "fork", plan_id, "--goal", "What is a harbour?", "--no-work")
+
+        assert code == 0
+        assert told["plan"]["goal"] == "What is a harbour?"
+        assert told["plan"]["steps"] == 1
+        assert verb("plans", "cancel", told["plan"]["plan_id"])[0] == 0
+
+    def test_from_a_step_that_is_not_there_is_told_so(self, verb, plan_id):
+        code, _, err = verb("plans", "fork", plan_id, "--from", "999", "--no-work")
+        assert code == 3
+        assert "There is no step 999 in this plan" in err
+
+
 class TestWhatWasGivenUpOn:
     def test_is_listed_explained_and_taken_up_where_it_stopped(
         self, home, dsn, verb, as_json, conductor, tmp_path

@@ -37,7 +37,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
     "verb",
     [
         "research", "doctor", "new-agent", "language-reference",
-        "plans list", "plans show", "plans watch", "plans cancel", "plans retry",
+        "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork",
         "dead list", "dead show", "dead retry", "dead discard",
         "approvals list", "approvals approve", "approvals reject",
         "report show", "report verify", "audit verify", "audit show", "config show", "config check",
@@ -68,6 +68,7 @@ def test_help_does_not_wait_for_what_only_verbs_need():
         (["research", "x", "--no-such"], "No such option"),
         (["plans", "list", "--state", "odd"], "odd"),
         (["plans", "list", "--limit", "0"], "greater than or equal to 1"),
+        (["plans", "fork", "abcd", "--from", "0"], "greater than or equal to 1"),
         (["approvals", "approve", "abcd"], "--as"),
         (["dead", "retry"], "--all"),
         (["dead", "retry", "abcd", "--all"], "--all"),

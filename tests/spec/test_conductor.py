@@ -1,5 +1,6 @@
 """The conductor's verbs, each by example, over the store's twin in memory and a clock that stands at noon."""
 
+import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from orchestrator.domain.errors import (
     Conflict,
     Fenced,
     IllegalMove,
+    InvalidGoal,
     KeyReused,
     NotFound,
     RequesterDecides,
@@ -93,6 +95,9 @@ class House:
 
     def steps(self, plan):
         return list(self.store.step_rows[plan.plan_id].values())
+
+    def step_of(self, plan, number):
+        return self.store.step_rows[plan.plan_id][number]
 
     def begin(self, plan, number=1, holder=1):
         return self.conductor.begin(StepRef(plan.plan_id, number), holder=holder)
@@ -934,3 +939,185 @@ class TestALimitedTenant:
             waiting = list(tx.take_outbox(100))
         assert Message(Topic.STEPS, step.ref) in waiting
         assert house.conductor.begin(step.ref, holder=2) is not None
+
+
+class TestAFork:
+    def forked(self, house, plan, number=None, **rest):
+        return house.conductor.fork(plan.plan_id, **({"from_step": number, "by": "eve"} | rest))
+
+    def everything(self, house, plan):
+        return (
+            house.plan(plan),
+            house.steps(plan),
+            list(house.store.event_rows[plan.plan_id]),
+            list(house.store.audit_rows[plan.plan_id]),
+            list(house.store.fact_rows[plan.plan_id]),
+        )
+
+    def with_facts(self, house):
+        """A plan whose researchers, steps 3 and 4, found one fact each; its keeper is ready."""
+        plan = house.researching()
+        evidence = Evidence.of("A lock is held by one.", locator="locks.md")
+        with house.store.transaction() as tx:
+            tx.put_evidence("default", evidence)
+        for number in (3, 4):
+            fact = Fact(number, 1, evidence.text, evidence.sha256, 0, len(evidence.text), "locks.md")
+            house.finish(plan, number, Completed("found", facts=[fact], result={"n": number}))
+        return plan
+
+    def test_stands_where_the_plan_stood_and_ends_like_any_other(self, house):
+        old = self.with_facts(house)
+        new = self.forked(house, old, 4)
+
+        assert [(s.number, s.state, s.settled) for s in house.steps(new)] == [
+            (1, StepState.SUCCEEDED, True),
+            (2, StepState.SUCCEEDED, True),
+            (3, StepState.SUCCEEDED, True),
+            (4, StepState.READY, False),
+        ]
+        assert [f.name for f in house.store.fact_rows[new.plan_id]] == ["F3.1"]
+        assert house.step_of(new, 3).result == {"n": 3}
+        assert house.plan(new).spent == Spent(steps=4)
+        assert house.plan(new).budget == house.plan(old).budget
+        assert [m.ref.number for m in house.store.outbox if m.ref.plan_id == new.plan_id] == [4]
+
+        house.finish_all(new)
+        assert house.plan(new).state is PlanState.SUCCEEDED
+        assert [s.agent for s in house.steps(new)][4:] == [
+            Agent.KEEPER,
+            Agent.GENERATOR,
+            Agent.CRITIC,
+            Agent.JUDGE,
+            Agent.SYNTHESISER,
+        ]
+
+    @pytest.mark.parametrize("state", ["running", "succeeded", "cancelled", "dead_lettered"])
+    def test_changes_nothing_about_the_plan_whatever_its_state(self, house, state):
+        old = self.with_facts(house)
+        if state == "succeeded":
+            house.finish_all(old)
+        if state == "cancelled":
+            house.conductor.cancel(old.plan_id, by="ann")
+        if state == "dead_lettered":
+            claimed = house.begin(old, 5)
+            house.conductor.report(claimed, Faulted("broken", "It is broken."))
+            house.later(60)
+            house.conductor.sweep()
+            house.conductor.report(house.begin(old, 5), Faulted("broken", "It is broken."))
+        assert house.plan(old).state == state
+        before = self.everything(house, old)
+
+        new = self.forked(house, old, 5)
+        house.finish_all(new)
+
+        assert self.everything(house, old) == before
+        assert house.plan(new).state is PlanState.SUCCEEDED
+
+    def test_says_in_event_and_audit_where_it_came_from_and_who_asked(self, house):
+        old = self.with_facts(house)
+        new = self.forked(house, old, 4)
+
+        kinds = house.kinds(new)
+        assert kinds == ["plan.forked", *["step.copied"] * 3, "step.planned"]
+        said = house.store.event_rows[new.plan_id][0].body
+        assert (said["fork_of"], said["from_step"], said["by"]) == (old.plan_id, 4, "eve")
+        (record,) = house.store.audit_rows[new.plan_id]
+        sealed = json.loads(record.body)
+        assert (sealed["fork_of"], sealed["from_step"], sealed["by"]) == (old.plan_id, 4, "eve")
+        assert sealed["copied"] == [1, 2, 3]
+        plan = house.plan(new)
+        assert SEALER.verify(new.plan_id, [record], count=plan.audit_count, head=plan.audit_head) is None
+
+    def test_copies_no_call(self, house):
+        old = house.researching()
+        claimed = house.begin(old, 3)
+        ask = CallAsk("search", "key", 0, Semantics.IDEMPOTENT, {}, {})
+        house.conductor.intend(claimed, ask)
+        house.conductor.conclude(claimed, ask, state=CallState.DONE, result={})
+        house.conductor.report(claimed, Completed("found"))
+
+        new = self.forked(house, old, 4)
+
+        assert [c.plan_id for c in house.store.call_rows.values()] == [old.plan_id]
+        assert house.plan(new).spent.calls == 0
+
+    def test_lets_no_copied_step_be_begun_or_settled_again(self, house):
+        old = self.with_facts(house)
+        new = self.forked(house, old, 4)
+        before = self.everything(house, new)
+
+        for number in (1, 2, 3):
+            assert house.begin(new, number) is None
+            house.conductor.settle(StepRef(new.plan_id, number))
+        house.later(3600)
+        house.conductor.sweep()
+
+        assert [e.kind for e in self.everything(house, new)[2]] == [e.kind for e in before[2]]
+        assert [s.number for s in house.steps(new)] == [1, 2, 3, 4]
+
+    def test_does_again_what_was_still_under_way(self, house):
+        old = house.researching()
+        house.begin(old, 3)
+        house.finish(old, 4)
+
+        new = self.forked(house, old, 4)
+
+        assert [s.state for s in house.steps(new)][2:] == [StepState.READY, StepState.READY]
+        house.finish_all(new)
+        assert house.plan(new).state is PlanState.SUCCEEDED
+
+    def test_of_a_fork_is_one(self, house):
+        old = self.with_facts(house)
+        house.finish_all(old)
+        first = self.forked(house, old, 5)
+        house.finish_all(first)
+
+        second = self.forked(house, first, 4, goal="Why not?")
+        house.finish_all(second)
+
+        assert house.plan(second).state is PlanState.SUCCEEDED
+        assert house.plan(second).goal == "Why not?"
+        assert house.store.event_rows[second.plan_id][0].body["fork_of"] == first.plan_id
+        assert [f.name for f in house.store.fact_rows[second.plan_id]] == ["F3.1"]
+
+    def test_without_a_step_begins_at_the_beginning_with_the_same_request(self, house):
+        old = self.with_facts(house)
+        new = self.forked(house, old)
+
+        assert [(s.agent, s.state) for s in house.steps(new)] == [(Agent.ROUTER, StepState.READY)]
+        kept = [(p.goal, p.depth, p.budget, p.sources, p.tenant) for p in (house.plan(old), house.plan(new))]
+        assert kept[0] == kept[1]
+        assert house.plan(new).requester == "eve"
+        assert not house.store.fact_rows[new.plan_id]
+
+    def test_has_its_own_time(self, house):
+        old = self.with_facts(house)
+        house.later(10_000)
+        new = self.forked(house, old, 4)
+        assert not house.plan(new).overdue(house.now)
+
+    @pytest.mark.parametrize(("number", "partial"), [(3, False), (5, True)])
+    def test_is_partial_only_where_it_takes_over_what_a_limit_cut_short(self, house, number, partial):
+        old = self.with_facts(house)
+        with house.store.transaction() as tx:
+            tx.mark_partial(old.plan_id)
+        assert house.plan(self.forked(house, old, number)).partial is partial
+
+    def test_with_the_same_key_is_made_once(self, house):
+        old = self.with_facts(house)
+        first, second = (self.forked(house, old, 4, key="one") for _ in range(2))
+        assert first.plan_id == second.plan_id
+        with pytest.raises(KeyReused):
+            self.forked(house, old, 3, key="one")
+        with pytest.raises(KeyReused):
+            house.conductor.submit(request("Why?", requester="ann", key="one"))
+
+    def test_of_what_is_not_there_is_not_found(self, house):
+        old = self.with_facts(house)
+        with pytest.raises(NotFound):
+            self.forked(house, old, 99)
+        with pytest.raises(NotFound):
+            house.conductor.fork("00000000-0000-4000-8000-999999999999", by="eve")
+        with pytest.raises(InvalidGoal):
+            self.forked(house, old, 4, goal=" ")
+        assert len(house.store.plan_rows) == 1

@@ -17,7 +17,7 @@ from workers.cli.exits import INTERRUPTED, TERMINATED, Ended, Terminated
 if TYPE_CHECKING:
     from orchestrator.wiring import Core
 
-app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and retry plans.")
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel, retry and fork plans.")
 
 
 @app.command("list")
@@ -238,12 +238,61 @@ def retry(
                 view.put_json({"plan": shapes.plan(revived), "report": None})
             view.tell(f"Plan {view.short(found.plan_id)} is taken up again by whoever works on plans.")
             return
-        ended = work_until_ended(core, [revived], verbose=verbose)[0]
-        with core.store.transaction() as tx:
-            report = tx.report(ended.plan_id)
-        if as_json:
-            view.put_json({"plan": shapes.plan(ended), "report": shapes.report(report)})
-        elif report is not None and ended.state is PlanState.SUCCEEDED:
-            view.put_markdown(reports.markdown(report))
-        ends.tell(core, ended)
+        _work_and_show(core, revived, as_json=as_json, verbose=verbose)
+
+
+@app.command()
+def fork(
+    plan: flags.PlanId,
+    *,
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            "--from",
+            min=1,
+            metavar="STEP",
+            help="The step to do again, with what follows it. By default the plan begins at the beginning.",
+            show_default=False,
+        ),
+    ] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option("--goal", metavar="TEXT", help="The question, if it is another.", show_default=False),
+    ] = None,
+    work: flags.Work = None,
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Make a new plan that goes on from a step of this one, and work on it until it ends.
+
+    What ended before that step is taken over and not done again; this plan stays as it is.
+    """
+    chosen = doors.settings(data)
+    with doors.opened(chosen, verbose=verbose) as core:
+        found = doors.find_plan(core, plan)
+        made = core.conductor.fork(found.plan_id, from_step=from_step, goal=goal, by=doors.PERSON)
+        name = view.short(made.plan_id)
+        if not (doors.alone(chosen) if work is None else work):
+            if as_json:
+                view.put_json({"plan": shapes.plan(made), "report": None})
+            else:
+                view.put(made.plan_id)
+            view.tell(
+                f"Plan {name} is a fork of {view.short(found.plan_id)}; whoever works on plans takes it up."
+            )
+            return
+        view.tell(f"Plan {name} is a fork of {view.short(found.plan_id)}.")
+        _work_and_show(core, made, as_json=as_json, verbose=verbose)
+
+
+def _work_and_show(core: Core, plan: Plan, *, as_json: bool, verbose: bool) -> None:
+    ended = work_until_ended(core, [plan], verbose=verbose)[0]
+    with core.store.transaction() as tx:
+        report = tx.report(ended.plan_id)
+    if as_json:
+        view.put_json({"plan": shapes.plan(ended), "report": shapes.report(report)})
+    elif report is not None and ended.state is PlanState.SUCCEEDED:
+        view.put_markdown(reports.markdown(report))
+    ends.tell(core, ended)
     raise Ended(ends.code_of(ended))

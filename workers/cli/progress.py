@@ -156,6 +156,8 @@ def _of_plan(event: Event) -> tuple[str, str]:
     match event.kind:
         case "plan.submitted":
             return "submitted", ""
+        case "plan.forked":
+            return f"forked from step {body.get('from_step')} of {view.short(str(body.get('fork_of')))}", ""
         case "plan.replayed":
             return f"taken up again by {body.get('by')}", "bold"
         case "plan.cancelled":

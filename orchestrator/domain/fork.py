@@ -1,0 +1,80 @@
+"""Where a plan can be returned to: which steps a new plan takes over as finished, and which it does again.
+
+    old    1 router ✓   2 planner ✓   3 researcher ✓   4 researcher ✗   5 researcher ✓   6 keeper ✓   7 …
+    fork from 5:
+    new    1 router ✓   2 planner ✓   3 researcher ✓   4 ready          5 ready
+
+Steps that were planned together stand together: same agent, same round. All that was planned before them must have
+ended and be settled, for that is what they were planned from; it is taken over under its own numbers, so that facts
+keep their names. What was planned later follows anew from what the steps now come to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from orchestrator.domain.errors import Conflict, NotFound
+from orchestrator.domain.plan import Agent, Step, StepState
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What a fork begins with: steps taken over as finished and settled, and steps that are ready, by number."""
+
+    copied: tuple[Step, ...]
+    ready: tuple[Step, ...]
+
+    @property
+    def looked(self) -> bool:
+        """Whether something that was found is taken over, and with it whatever cut the finding short."""
+        return any(step.agent is Agent.RESEARCHER for step in self.copied)
+
+
+def branch(steps: Iterable[Step], from_step: int) -> Branch:
+    """Return what a plan of these steps has when it is forked from one of them.
+
+    Raises `NotFound` when there is no such step, and `Conflict` when what came before it has not ended.
+    """
+    by_number = {step.number: step for step in steps}
+    chosen = by_number.get(from_step)
+    if chosen is None:
+        raise NotFound("step", f"{from_step} in this plan; it has {len(by_number)}")
+    peers = [step for step in by_number.values() if _together(step, chosen)]
+    before = [step for number, step in by_number.items() if number < min(p.number for p in peers)]
+    if not all(_over(step) for step in before) or chosen.state is StepState.PENDING:
+        listed = ", ".join(map(str, checkpoints(by_number.values())))
+        raise Conflict(
+            f"Step {from_step} cannot be returned to, since what comes before it has not ended. "
+            f"This plan may be forked from step {listed}."
+        )
+    kept = [p for p in peers if p.number < from_step and p.state is StepState.SUCCEEDED]
+    again = [p for p in peers if p not in kept]
+    return Branch(tuple(map(_finished, (*before, *kept))), tuple(map(_anew, again)))
+
+
+def checkpoints(steps: Iterable[Step]) -> tuple[int, ...]:
+    """Return the numbers of the steps that a plan may be forked from, in order."""
+    known = sorted(steps, key=lambda step: step.number)
+    found = []
+    for step in known:
+        first = min(other.number for other in known if _together(other, step))
+        if step.state is not StepState.PENDING and all(_over(s) for s in known if s.number < first):
+            found.append(step.number)
+    return tuple(found)
+
+
+def _together(one: Step, other: Step) -> bool:
+    return (one.agent, one.round) == (other.agent, other.round)
+
+
+def _over(step: Step) -> bool:
+    return step.state in {StepState.SUCCEEDED, StepState.SKIPPED} and step.settled
+
+
+def _finished(step: Step) -> Step:
+    return replace(step, settled=True, holder=None, leased_until=None, run_after=None)
+
+
+def _anew(step: Step) -> Step:
+    return Step(step.plan_id, step.number, step.agent, StepState.READY, step.round, step.brief)
