@@ -14,14 +14,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from orchestrator.api import approvals, dead_letters, events, health, plans, problems, research, schedules
 from orchestrator.api.door import Door, Guard, is_loopback
-from orchestrator.api.office import Core, Office, Seats
+from orchestrator.api.office import Core, Office, Seats, known_parameters
 from orchestrator.domain.errors import OrchestratorError
 
 __all__ = ["build", "is_loopback"]
@@ -38,7 +38,12 @@ def build(core: Core, *, streams: int = STREAMS, stopping: threading.Event | Non
     Several processes may serve one database: none keeps anything that another would need.
     """
     app = FastAPI(
-        title="orchestrator", version=_version(), docs_url=None, redoc_url=None, redirect_slashes=False
+        title="orchestrator",
+        version=_version(),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(known_parameters)],
     )
     app.state.office = Office(core, Seats(streams), stopping or threading.Event())
     routers = [*(module.router for module in _MODULES), schedules.router(core)]

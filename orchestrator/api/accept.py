@@ -31,10 +31,21 @@ def _fit(offer: str, kind: str, quality: float) -> tuple[int, float]:
 
 
 def patience(prefer: str | None) -> float | None:
-    """Return how many seconds a `Prefer` header would wait: 0 for `respond-async`, `None` where it does not say."""
-    for part in (prefer or "").lower().split(","):
-        if part.strip() == "respond-async":
-            return 0.0
-        if found := _WAIT.fullmatch(part.strip()):
-            return float(found[1])
-    return None
+    """Return how many seconds a `Prefer` header would wait, or `None` where it does not say.
+
+    By RFC 7240, `respond-async` alone does not wait; with `wait=7` it is for what takes longer than 7 seconds.
+    """
+    parts = [part.strip() for part in (prefer or "").lower().split(",")]
+    waits = [float(found[1]) for part in parts if (found := _WAIT.fullmatch(part))]
+    if waits:
+        return waits[0]
+    return 0.0 if "respond-async" in parts else None
+
+
+def applied(prefer: str | None, seconds: float) -> str:
+    """Return the `Preference-Applied` of a request whose `patience` was kept, for so many seconds at most."""
+    parts = [part.strip() for part in (prefer or "").lower().split(",")]
+    named = ["respond-async"] if "respond-async" in parts else []
+    if any(_WAIT.fullmatch(part) for part in parts):
+        named.append(f"wait={seconds:g}")
+    return ", ".join(named)

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Protocol
 
 import anyio
 from fastapi import Depends
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 
 from orchestrator.api.problems import Refused
@@ -110,6 +111,20 @@ async def _office(request: Request) -> Office:
 
 Here = Annotated[Office, Depends(_office)]
 """The office, for a route that names it among its parameters."""
+
+
+async def known_parameters(request: Request) -> None:
+    """Raise `Refused` for a parameter of the address that its route does not take: a filter that nobody applies."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return
+    known = {field.alias for field in route.dependant.query_params}
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        raise Refused(
+            422, "unknown_parameter", f"This address takes no parameter {unknown[0][:100]!r}; {takes}."
+        )
 
 
 def the_plan(tx: Tx, plan_id: object) -> Plan:

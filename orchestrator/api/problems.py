@@ -159,7 +159,8 @@ def of_framework(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> str:
     """The methods of every route at this address; the framework names those of the first one only."""
-    routes = [r for r in request.app.state.routes if r.matches(request.scope)[0] is not Match.NONE]
+    every = [*request.app.state.routes, *request.app.routes]  # the second hold the description
+    routes = [r for r in every if r.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 

@@ -58,12 +58,12 @@ async def research(
     A caller who goes away ends the waiting, and not the plan.
     """
     preferred = accept.patience(prefer)
-    patience = next((s for s in (wait, preferred) if s is not None), _USUAL_S)
+    patience = min(next((s for s in (wait, preferred) if s is not None), _USUAL_S), _LONGEST_S)
     plan = await run_sync(submit_research, office, form, key)
-    plan = await _waited(office, http, plan, min(patience, _LONGEST_S))
+    plan = await _waited(office, http, plan, patience)
     headers = {"Location": f"/plans/{plan.plan_id}"}
     if preferred is not None and wait is None:
-        headers["Preference-Applied"] = "respond-async" if preferred == 0 else f"wait={preferred:g}"
+        headers["Preference-Applied"] = accept.applied(prefer, patience)
     if plan.state in PLAN_ENDS:
         return JSONResponse(await run_sync(_answer, office, plan), headers=headers)
     return JSONResponse(shapes.plan(plan), 202, headers)

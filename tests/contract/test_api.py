@@ -963,8 +963,20 @@ class TestTheDoor:
         assert refusal(site.get("/plans/")) == (404, "no_such_route")
         assert refusal(site.get("/docs")) == (404, "no_such_route")
 
+    def test_refuses_a_parameter_that_an_address_does_not_take(self, site):
+        for path in (
+            "/plans?stat=failed",
+            "/plans?limit=5&Limit=6",
+            "/healthz?verbose",
+            f"/plans/{NOBODY}?x=",
+        ):
+            assert refusal(site.get(path)) == (422, "unknown_parameter")
+        assert "cursor, limit, state" in site.get("/plans?stat=failed").json()["detail"]
+        assert refusal(site.post(f"/plans/{NOBODY}/cancel?force=1")) == (422, "unknown_parameter")
+
     def test_names_the_methods_that_an_address_takes(self, site):
-        for path, methods in (("/healthz", {"GET"}), ("/plans", {"GET", "POST"})):
+        addresses = {"/healthz": {"GET"}, "/plans": {"GET", "POST"}, "/openapi.json": {"GET"}}
+        for path, methods in addresses.items():
             answer = site.ask("DELETE", path)
             assert refusal(answer) == (405, "method_not_allowed")
             assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == methods
@@ -1141,13 +1153,34 @@ def test_the_media_type_is_the_one_that_is_liked_best(header, wanted):
         ("respond-async", 0),
         ("wait=7", 7),
         ("handling=lenient, wait = 7", 7),
-        ("respond-async, wait=7", 0),
+        ("respond-async, wait=7", 7),
+        ("wait=7, respond-async", 7),
         ("wait=x", None),
         ("wait=-1", None),
     ],
 )
 def test_the_patience_of_a_caller_is_what_it_prefers(header, seconds):
     assert accept.patience(header) == seconds
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"),
+    [
+        ("respond-async", "respond-async"),
+        ("wait=0", "wait=0"),
+        ("respond-async, wait=0", "respond-async, wait=0"),
+        ("handling=strict", None),
+    ],
+)
+def test_what_a_caller_prefers_is_said_to_be_applied_as_it_was(site, prefer, applied):
+    query = "?wait=0" if applied is None else ""
+    answer = site.post(f"/research{query}", json={"query": GOAL}, headers={"Prefer": prefer})
+    assert answer.status_code == 202
+    assert answer.headers.get("preference-applied") == applied
+
+
+def test_waiting_longer_than_is_possible_is_said_to_be_cut():
+    assert accept.applied("wait=999999", 300) == "wait=300"
 
 
 class TestTheDescription:
