@@ -1,7 +1,9 @@
 """What travels on the bus: a doorbell, never the work.
 
 A message carries ids only. It says "look at this step"; Postgres says what is to be done. `v` lets old messages
-meet new code: an unknown version is a dead letter, not a guess.
+meet new code: every version in `KNOWN` is understood, and an unknown one is a dead letter, not a guess. Another key
+beside the known ones needs no new version; another meaning of one does, and the version before it stays in `KNOWN` for
+as long as a queue may hold it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 from orchestrator.domain.plan import Json, StepRef
 
-VERSION = 1
+VERSION: Final = 1
+"""The version that is sent."""
+
+KNOWN: Final = (1,)
+"""The versions that are understood."""
 
 
 class Topic(StrEnum):
@@ -45,7 +52,7 @@ def parse(topic: Topic, body: object) -> Message:
     """Return the message of a body as received, or raise `Malformed` with the reason."""
     if not isinstance(body, Mapping):
         raise Malformed("The body is not an object.")
-    if body.get("v") != VERSION:
+    if body.get("v") not in KNOWN:
         raise Malformed(f"Version {body.get('v')!r} is not known here; this program speaks {VERSION}.")
     plan_id, step = body.get("plan_id"), body.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step < 2**31:

@@ -36,6 +36,7 @@ class Settings(BaseModel):
     concurrency: int = Field(ge=1, le=256)
     approval_ttl_days: float = Field(gt=0)
     step_timeout_s: float = Field(gt=0)
+    shutdown_grace_s: float = Field(ge=0)
     documents_roots: str
     model_base_url: str
     model_name: str

@@ -81,6 +81,13 @@ class Fleet:
             command = [sys.executable, DRIVER, str(self.witness), *options]
         else:
             command = [sys.executable, "-m", "workers.cli", "worker", role, *options]
+        return self._begin(role, command)
+
+    def serve(self, service: str, *options: str) -> Member:
+        """Start `orchestrator serve SERVICE`."""
+        return self._begin(service, [sys.executable, "-m", "workers.cli", "serve", service, *options])
+
+    def _begin(self, role: str, command: list[str]) -> Member:
         name = f"{role}-{len([m for m in self.members if m.startswith(role)]) + 1}"
         member = Member(name, command, self.environment, self._folder / f"{name}.log")
         self.members[name] = member

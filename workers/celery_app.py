@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.concurrency.thread import TaskPool
+from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from celery.worker.state import maybe_shutdown
@@ -32,6 +34,7 @@ Takes = Callable[[object], None]
 TakesStep = Callable[..., None]
 
 _PAUSE_S = 0.5
+_LOOK_UP_S = 0.25
 _logger = logging.getLogger("celery.orchestrator")
 
 
@@ -95,6 +98,56 @@ def worker(app: Celery, *, concurrency: int, ready: Callable[[Any], None]) -> An
         ready_callback=ready,
         quiet=True,
     )
+
+
+def fleet_worker(app: Celery, *, name: str, concurrency: int, heartbeat: bool) -> Any:
+    """Return a worker of threads with this process to itself, for its main thread to `start`.
+
+    It returns once `stop_taking` was called: messages that nobody has begun with are back in their queues, and threads
+    may still be busy. Signals are the caller's affair.
+    """
+
+    class FleetWorker(app.Worker):  # type: ignore[misc]
+        """One that leaves signals alone, and looks up now and then."""
+
+        def on_start(self) -> None:
+            """Let the loop wake: on its own it sleeps for ten seconds before it sees that it is to stop."""
+            super().on_start()
+            self.timer.call_repeatedly(_LOOK_UP_S, _look_up)
+
+        def install_platform_tweaks(self, worker: Any) -> None:
+            """Install none: Celery's own would wait for threads as long as it takes."""
+
+    return FleetWorker(
+        hostname=name,
+        pool=_LeavingPool,
+        concurrency=concurrency,
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=not heartbeat,
+        quiet=True,
+        loglevel="ERROR",
+    )
+
+
+def stop_taking() -> None:
+    """Let this process's worker take no more messages and return, at once or nearly so. Safe in a signal's handler."""
+    state.should_stop = 0
+
+
+def _look_up() -> None:
+    """Do nothing, having woken."""
+
+
+class _LeavingPool(TaskPool):  # type: ignore[misc]
+    """Threads that are not waited for at the end: how long they may go on is decided by who knows what they hold.
+
+    The connection is closed behind it at once, so that what was fetched and not begun is another worker's already.
+    """
+
+    def on_stop(self) -> None:
+        """Begin with nothing more."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_memory_queues() -> list[Queue]:

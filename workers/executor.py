@@ -2,6 +2,9 @@
 
 What a mind raises becomes an outcome here, once: a refusal is `Refused`, a fault `Faulted`, a question for a human
 `Held`. A budget that is spent is no fault: the mind thinks again without tools, and the plan writes what it has.
+
+A process that stops waits a while for what it has in hand, and hands back the rest: a step is no worse off for having
+been with a worker that was restarted. The thread that still thinks about it is fenced off by its claim.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import structlog
 from agents.toolbox import Assignment, Mind, ToolResult
 from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
-from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused
+from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
 from orchestrator.telemetry import log
 from workers.gate.gate import CallFailed, CallHeld, CallRefused, Gate
@@ -47,6 +50,10 @@ UNRECORDABLE = "unrecordable"
 """The reason of the fault that stands for an outcome which the store would not take."""
 
 
+class Stopping(Exception):
+    """This process begins nothing more; the message is another's."""
+
+
 class Executor:
     """Runs steps with the minds and the gate of one process, under one holder."""
 
@@ -68,17 +75,40 @@ class Executor:
         self._model = model
         self._crash_point = crash_point
         self._heartbeats = Heartbeats(conductor, step_timeout_s)
+        self._hands = _InHand()
 
     def run(self, ref: StepRef, *, on_claim: Callable[[], None] = lambda: None) -> None:
         """Take the step if it is there to be taken, think, and record what came of it.
 
         `on_claim` is called once the claim is committed: from then on the lease carries the step, and no message.
-        Raises `NotFound` when there is no such step, and `Unavailable` when Postgres does not answer.
+        Raises `NotFound` when there is no such step, `Unavailable` when Postgres does not answer, and `Stopping` once
+        this executor was drained.
         """
-        claimed = self._conductor.begin(ref, holder=self._holder)
-        if claimed is None:
-            return  # a duplicate, called off, or too early
-        on_claim()
+        with self._hands.busy():
+            claimed = self._conductor.begin(ref, holder=self._holder)
+            if claimed is None:
+                return  # a duplicate, called off, or too early
+            with self._hands.holding(claimed):
+                on_claim()
+                self._carry(claimed)
+
+    def drain(self, grace_s: float) -> int:
+        """Begin nothing more, wait so many seconds for what is in hand, and hand back the rest: its number."""
+        returned = 0
+        for claimed in self._hands.after(grace_s):
+            try:
+                handed_back = self._conductor.report(claimed, Snoozed(0, reason="worker stopping"))
+            except Unavailable:
+                # the rest is met by the sweeper, for the session lock goes with the process
+                log.warning("store.unavailable")
+                break
+            if handed_back:
+                returned += 1
+                log.info("step.handed_back", plan_id=claimed.ref.plan_id, step=claimed.ref.number)
+        return returned
+
+    def _carry(self, claimed: Claimed) -> None:
+        ref = claimed.ref
         self._crash_point("after_claim")
         bound = {
             "plan_id": ref.plan_id,
@@ -187,6 +217,48 @@ class Executor:
 
     def _toolbox(self, claimed: Claimed, *, spent: bool = False) -> _Toolbox:
         return _Toolbox(self._conductor, self._gate, claimed, "" if spent else self._model, self._crash_point)
+
+
+class _InHand:
+    """What the threads of this process are busy with."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._busy = 0
+        self._claims: dict[int, Claimed] = {}
+        self._stopping = False
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count a thread as busy for as long as the block lasts; raise `Stopping` when no more may begin."""
+        with self._changed:
+            if self._stopping:
+                raise Stopping
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def holding(self, claimed: Claimed) -> Iterator[None]:
+        """Hold this claim for as long as the block lasts."""
+        with self._changed:
+            self._claims[id(claimed)] = claimed
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._claims[id(claimed)]
+
+    def after(self, grace_s: float) -> Sequence[Claimed]:
+        """Let nothing more begin; return the claims that are left when nothing is in hand or the time is over."""
+        with self._changed:
+            self._stopping = True
+            self._changed.wait_for(lambda: self._busy == 0, timeout=grace_s)
+            return list(self._claims.values())
 
 
 class _Late(Sequence[_T]):

@@ -1,7 +1,8 @@
-"""The roles of the fleet, each one process: steps, completions, dead letters, relay.
+"""The roles of the fleet, each one process: steps, completions, dead letters, relay, sweeper.
 
 Any number of each may run. None holds anything that another could not take over: what is in hand is in Postgres,
-under a claim.
+under a claim. A relay sweeps too, unless it is told that others do: what was dropped must not stay dropped because
+somebody forgot to start a process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from orchestrator import topology
 from orchestrator.bus import RabbitBus
@@ -17,7 +19,7 @@ from orchestrator.messages import Topic
 from orchestrator.relay import Relay, Sweeper
 from orchestrator.telemetry import log
 from orchestrator.wiring import Core
-from workers import celery_app
+from workers import celery_app, signals
 from workers.step_consumer import StepConsumer
 from workers.wiring import Hands, completions_loop, dead_letters_loop
 
@@ -29,7 +31,11 @@ def steps(
     events: bool = False,
     make_hands: Callable[[Core], Hands] = Hands,
 ) -> None:
-    """Take steps until the process is told to stop; Celery's own signals apply (SIGTERM finishes what is in hand)."""
+    """Take steps until this process is told to stop; then finish, or hand back, what is in hand.
+
+    Threads may still be busy when this returns, with steps that are no longer theirs: end the process without them.
+    """
+    signals.once(celery_app.stop_taking)
     hands = make_hands(opened)
     app = celery_app.make(
         opened.settings.broker_url,
@@ -42,17 +48,14 @@ def steps(
     keeper.start()
     log.info("worker.started", holder=hands.alive.holder)
     try:
-        app.Worker(
+        celery_app.fleet_worker(
+            app,
             # a name that is taken ends the second worker: several run on one machine
-            hostname=f"steps.{hands.alive.holder}@{platform.node()}",
-            pool="threads",
+            name=f"steps.{hands.alive.holder}@{platform.node()}",
             concurrency=opened.settings.concurrency,
-            without_mingle=True,
-            without_gossip=True,
-            without_heartbeat=not events,
-            quiet=True,
-            loglevel="ERROR",
+            heartbeat=events,
         ).start()
+        hands.executor.drain(opened.settings.shutdown_grace_s)
     finally:
         watch.set()
         hands.close()
@@ -77,19 +80,28 @@ def dead_letters(opened: Core, stopping: threading.Event) -> None:
     dead_letters_loop(opened).forever(stopping)
 
 
-def relay(opened: Core, stopping: threading.Event) -> None:
-    """Publish the outbox and sweep, until told to stop."""
-    sweeper = Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks)
-    thread = threading.Thread(target=sweeper.forever, args=(stopping,), name="sweeper", daemon=True)
-    thread.start()
+def relay(opened: Core, stopping: threading.Event, *, sweeps: bool = True) -> None:
+    """Publish the outbox, and sweep unless others do, until told to stop."""
+    thread = threading.Thread(target=sweeper, args=(opened, stopping), name="sweeper", daemon=True)
+    if sweeps:
+        thread.start()
     bus = RabbitBus(opened.settings.broker_url)
     Relay(opened.store, bus, ring=opened.conductor.offer_again).forever(stopping)
     bus.close()
-    thread.join(5.0)
+    if sweeps:
+        thread.join(5.0)
+
+
+def sweeper(opened: Core, stopping: threading.Event) -> None:
+    """Look for what was dropped or is due, until told to stop."""
+    made = Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks)
+    made.forever(stopping)
 
 
 ROLES: Mapping[str, Callable[[Core, threading.Event], None]] = {
     "completions": completions,
     "dead_letters": dead_letters,
     "relay": relay,
+    "publisher": partial(relay, sweeps=False),
+    "sweeper": sweeper,
 }

@@ -9,7 +9,6 @@ thought about for that long by its first step; each question is answered after t
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from orchestrator import settings, telemetry
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent
 from orchestrator.wiring import core
-from workers import fleet, wiring
+from workers import cli, fleet, wiring
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
 
 CALLS = 3
@@ -86,4 +85,5 @@ def witness(file):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
+    cli._leave(0)  # as the program does: without waiting for threads that think on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -219,3 +220,91 @@ def test_a_worker_told_to_stop_finishes_what_is_in_hand(fleet, opened):
     until(lambda: step().state == "running", why=fleet.logs)
     assert worker.stop() == 0
     assert (step().state, step().claim) == ("succeeded", 1)
+
+
+class TestAWorkerThatIsToldToStop:
+    """An operator restarts it, a node is drained, a container is stopped: no step may be worse off for it."""
+
+    @pytest.fixture
+    def folder(self):
+        made = Path(tempfile.mkdtemp(prefix="orc-fleet-"))
+        yield made
+        shutil.rmtree(made, ignore_errors=True)
+
+    @pytest.fixture
+    def fleet(self, dsn, vhost, folder):
+        made = Fleet(dsn, vhost, folder, shutdown_grace_s=1, concurrency=1)
+        yield made
+        made.kill()
+
+    @staticmethod
+    def step_of(opened, plan):
+        with opened.store.transaction() as tx:
+            return tx.steps(plan.plan_id)[0]
+
+    def test_hands_back_what_does_not_end_within_the_grace_and_leaves_without_it(self, fleet, opened):
+        fleet.start("relay")
+        first = fleet.start("scripted")
+        plan = opened.conductor.submit(request("slow 60 seconds", depth=1))
+        until(lambda: self.step_of(opened, plan).state == "running", why=fleet.logs)
+        before = self.step_of(opened, plan)
+        second = fleet.start("scripted")
+
+        began = time.monotonic()
+        assert first.stop() == 0
+        took = time.monotonic() - began
+        until(lambda: self.step_of(opened, plan).claim > before.claim, within_s=10, why=fleet.logs)
+        print(f"\nended after {took:.1f} s, with another after {time.monotonic() - began:.1f} s")
+
+        after = self.step_of(opened, plan)
+        assert second.lives
+        assert (after.state, after.attempt, after.claim) == ("running", before.attempt, before.claim + 1)
+        with opened.store.transaction() as tx:
+            kinds = [event.kind for event in tx.events(plan.plan_id)]
+        assert [k for k in kinds if k.startswith("step.s")] == [
+            "step.started",
+            "step.snoozed",
+            "step.started",
+        ]
+
+    def test_gives_back_messages_that_it_fetched_and_did_not_begin_with(self, fleet, opened, vhost, rabbit):
+        fleet.start("relay")
+        first = fleet.start("scripted", "--concurrency", "1")
+        plans = [opened.conductor.submit(request(f"slow {n} seconds", depth=1)) for n in (60, 0)]
+        until(lambda: sum(rabbit.unacknowledged(vhost).values()) == 1, why=fleet.logs)
+        until(lambda: sum(self.step_of(opened, p).state == "running" for p in plans) == 1, why=fleet.logs)
+
+        assert first.stop() == 0
+        fleet.start("scripted", "--concurrency", "2")
+        until(lambda: all(self.step_of(opened, p).claim for p in plans), within_s=15, why=fleet.logs)
+
+        assert letters_of(opened) == []
+        assert [self.step_of(opened, p).attempt for p in plans] == [1, 1]
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=["SIGTERM again", "SIGQUIT"])
+    def test_ends_at_once_when_it_is_told_again(self, fleet, opened, number):
+        fleet.environment["ORCHESTRATOR_SHUTDOWN_GRACE_S"] = "600"
+        fleet.start("relay")
+        worker = fleet.start("scripted")
+        plan = opened.conductor.submit(request("slow 60 seconds", depth=1))
+        until(lambda: self.step_of(opened, plan).state == "running", why=fleet.logs)
+
+        worker.process.send_signal(signal.SIGTERM)
+        time.sleep(2)
+        assert worker.lives
+        worker.process.send_signal(number)
+
+        assert worker.process.wait(5) == -number
+        # the session lock went with the process: what was in hand is another's after the next sweep
+        until(lambda: self.step_of(opened, plan).state == "ready", why=fleet.logs)
+
+
+@pytest.mark.parametrize("role", ["completions", "dead", "relay", "sweeper", "chronos", "api"])
+def test_every_other_process_ends_promptly_and_well_when_it_is_told_to(fleet, role):
+    service = role in {"chronos", "api"}
+    member = fleet.serve(role, *(["--port", "0"] if role == "api" else [])) if service else fleet.start(role)
+    until(lambda: any(word in member.log.read_text() for word in ("Running", "Firing", "Serving")))
+
+    member.process.terminate()
+
+    assert member.process.wait(10) == 0, fleet.logs()

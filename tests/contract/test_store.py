@@ -711,8 +711,8 @@ class TestCopiedSteps:
         with shared.store.transaction() as tx:
             assert tx.claim_step(finished, holder=holder, lease=LEASE) is None
             assert tx.claim_step(skipped, holder=holder, lease=LEASE) is None
-            assert not tx.mark_settled(finished)
-            assert not tx.mark_settled(skipped)
+            assert not tx.mark_settled([finished])
+            assert not tx.mark_settled([skipped])
             assert tx.claim_step(ready, holder=holder, lease=LEASE) is not None
 
     def test_are_not_offered_to_the_bus_but_those_that_are_ready(self, bench):

@@ -309,7 +309,7 @@ def test_told_to_stop_it_ends_its_streams_and_itself(replicas, idle_plan):
     _, err = replica.process.communicate(timeout=PATIENCE_S)
 
     assert "end" not in [message["event"] for message in rest]
-    assert replica.process.returncode == 143
+    assert replica.process.returncode == 0
     assert "Traceback" not in err
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain.plan import StepRef
-from orchestrator.messages import VERSION, Malformed, Message, Topic, parse
+from orchestrator.messages import KNOWN, VERSION, Malformed, Message, Topic, parse
 
 PLAN = "00000000-0000-4000-8000-000000000001"
 GOOD = {"v": VERSION, "plan_id": PLAN, "step": 3}
@@ -35,6 +35,20 @@ class TestAMessage:
         assert parse(Topic.STEPS, GOOD | {"plan_id": PLAN.replace("-", "").upper()}).ref.plan_id == PLAN
 
 
+WRITTEN = {1: {"v": 1, "plan_id": PLAN, "step": 3}}
+"""What each version looks like in a queue. A line is added, never changed."""
+
+
+class TestAVersion:
+    @pytest.mark.parametrize("version", KNOWN)
+    def test_that_is_known_is_understood_whichever_is_sent_now(self, version):
+        assert parse(Topic.STEPS, WRITTEN[version]).ref == StepRef(PLAN, 3)
+
+    def test_that_is_sent_is_the_newest_that_is_known(self):
+        assert max(KNOWN) == VERSION
+        assert set(KNOWN) == set(WRITTEN)
+
+
 class TestABodyThatIsNotAMessage:
     @pytest.mark.parametrize(
         ("body", "why"),
@@ -46,6 +60,7 @@ class TestABodyThatIsNotAMessage:
             ({}, "Version None"),
             (GOOD | {"v": 2}, "Version 2"),
             (GOOD | {"v": "1"}, "Version '1'"),
+            (GOOD | {"v": [1]}, "Version"),
             (GOOD | {"plan_id": "17"}, "plan's id"),
             (GOOD | {"plan_id": None}, "plan's id"),
             (GOOD | {"plan_id": PLAN + "'; DROP TABLE plan"}, "plan's id"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.domain.errors import Invalid, Unavailable
+from workers import signals
 from workers.cli import doors, flags, view
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ def api(
 def chronos(*, data: flags.Data = None, verbose: flags.Verbose = False) -> None:
     """Fire schedules, until Ctrl-C. Any number of replicas may run: each tick is fired once."""
     chosen = doors.settings(data)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = signals.stopping()
     with doors.opened(chosen, verbose=verbose) as core:
         _log(chosen.log_level, verbose=verbose)
         with doors.firing(core):
@@ -111,6 +110,7 @@ def _serve(core: Core, host: str, port: int) -> None:
     with _listening(config) as listener:
         shown = f"[{host}]" if ":" in host else host
         view.tell(f"Serving on http://{shown}:{listener.getsockname()[1]} — Ctrl-C stops.", "green")
+        signal.signal(signal.SIGTERM, lambda *_: None)  # once served to the end, it has been obeyed
         _server(config, stopping).run(sockets=[listener])
 
 
@@ -130,9 +130,10 @@ def _server(config: uvicorn.Config, stopping: threading.Event) -> uvicorn.Server
     import uvicorn  # `_serve` has imported it already
 
     class Server(uvicorn.Server):
-        """One that tells its streams to end when it is told to."""
+        """One that tells its streams to end when it is told to, and ends at once when it is told again."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             stopping.set()
             super().handle_exit(sig, frame)
 

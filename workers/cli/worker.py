@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import Annotated
 
 import typer
 
 from orchestrator.domain.errors import Misconfigured
+from workers import signals
 from workers.cli import doors, flags, view
 
 app = typer.Typer(no_args_is_help=True, help="Run one process of the fleet on RabbitMQ.")
@@ -31,7 +30,10 @@ def steps(
     data: flags.Data = None,
     verbose: flags.Verbose = False,
 ) -> None:
-    """Carry steps to their outcomes."""
+    """Carry steps to their outcomes.
+
+    Told to stop, it takes no more, lets those in hand go on for `shutdown_grace_s`, and hands back the rest.
+    """
     chosen = doors.settings(data)
     _need_a_broker(chosen.broker_url)
     if concurrency is not None:
@@ -40,7 +42,7 @@ def steps(
     from workers import fleet
 
     with doors.opened(chosen, verbose=verbose) as core:
-        view.tell("Taking steps. SIGTERM finishes those in hand and stops.", "green")
+        view.tell("Taking steps. SIGTERM finishes or hands back those in hand, and stops.", "green")
         fleet.steps(core, queues=queues or None, events=events)
 
 
@@ -57,9 +59,23 @@ def dead(*, data: flags.Data = None, verbose: flags.Verbose = False) -> None:
 
 
 @app.command("relay")
-def relay(*, data: flags.Data = None, verbose: flags.Verbose = False) -> None:
+def relay(
+    *,
+    sweeps: Annotated[
+        bool,
+        typer.Option("--sweep/--no-sweep", help="Sweep too; without it, let `worker sweeper` run somewhere."),
+    ] = True,
+    data: flags.Data = None,
+    verbose: flags.Verbose = False,
+) -> None:
     """Publish the outbox, and sweep up what was dropped; any number of replicas may run."""
-    _loop("relay", data, verbose=verbose)
+    _loop("relay" if sweeps else "publisher", data, verbose=verbose)
+
+
+@app.command("sweeper")
+def sweeper(*, data: flags.Data = None, verbose: flags.Verbose = False) -> None:
+    """Look for steps that were dropped or are due; any number of replicas may run."""
+    _loop("sweeper", data, verbose=verbose)
 
 
 def _loop(role: str, data: flags.Data, *, verbose: bool) -> None:
@@ -68,9 +84,7 @@ def _loop(role: str, data: flags.Data, *, verbose: bool) -> None:
     # takes a second to import, which help and usage errors should not wait for
     from workers import fleet
 
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = signals.stopping()
     with doors.opened(chosen, verbose=verbose) as core:
         view.tell(f"Running {role.replace('_', ' ')}. SIGTERM stops.", "green")
         fleet.ROLES[role](core, stopping)
