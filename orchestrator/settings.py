@@ -34,6 +34,7 @@ class Settings(BaseModel):
     unheard_after_s: float = Field(gt=0)
     sweep_every_s: float = Field(gt=0)
     concurrency: int = Field(ge=1, le=256)
+    api_port: int = Field(ge=0, le=65535)
     approval_ttl_days: float = Field(gt=0)
     step_timeout_s: float = Field(gt=0)
     shutdown_grace_s: float = Field(ge=0)

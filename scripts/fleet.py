@@ -6,6 +6,7 @@ Postgres, RabbitMQ and Redis are those that ORCHESTRATOR_DATABASE_URL, ORCHESTRA
 ORCHESTRATOR_REDIS_URL name, or else are brought up under the folder by `scripts/services.py`; the plans in it are there
 again the next time. Redis is done without where it cannot be had. What another terminal needs
 is written to `FOLDER/env`. Flower asks for a password, which is made anew each time unless FLOWER_BASIC_AUTH is set.
+ORCHESTRATOR_API_PORT and FLOWER_PORT choose other ports.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import services
 from workers.toolhost.documents import language_reference
 
 ROOT = Path(__file__).resolve().parents[1]
-SCALE = "api=1,relay=2,steps=2,completions=2,dead=1,flower=1"
+SCALE = "api=1,chronos=2,relay=2,sweeper=2,steps=2,completions=2,dead=1,flower=1"
+GRACE_S = 3
+"""What steps in hand are given at the end: whoever pressed Ctrl-C waits, and honcho kills after five seconds."""
 
 
 def main() -> int:
@@ -48,6 +51,7 @@ def main() -> int:
             **os.environ,
             **chosen,
             "FLOWER_BASIC_AUTH": auth,
+            "ORCHESTRATOR_SHUTDOWN_GRACE_S": os.environ.get("ORCHESTRATOR_SHUTDOWN_GRACE_S", str(GRACE_S)),
             "PATH": os.pathsep.join((programs, os.environ.get("PATH", os.defpath))),
             "PYTHONUNBUFFERED": "1",
         }
@@ -77,11 +81,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _addresses(folder: Path, stack: contextlib.ExitStack) -> Mapping[str, str]:
     given = os.environ
     database = given.get("ORCHESTRATOR_DATABASE_URL") or stack.enter_context(services.postgres(folder)).url
-    broker = given.get("ORCHESTRATOR_BROKER_URL") or stack.enter_context(services.rabbitmq(folder)).url
+    broker = _broker(folder, stack)
     return {
         "ORCHESTRATOR_DATABASE_URL": database,
-        "ORCHESTRATOR_BROKER_URL": broker,
         "ORCHESTRATOR_REDIS_URL": _redis(folder, stack),
+        **broker,
         "ORCHESTRATOR_AUDIT_KEY_FILE": given.get("ORCHESTRATOR_AUDIT_KEY_FILE", str(folder / "audit.key")),
         "ORCHESTRATOR_DATA_DIR": given.get("ORCHESTRATOR_DATA_DIR", str(folder / "data")),
         "ORCHESTRATOR_DOCUMENTS_ROOTS": given.get("ORCHESTRATOR_DOCUMENTS_ROOTS", str(folder / "documents")),
@@ -99,6 +103,15 @@ def _redis(folder: Path, stack: contextlib.ExitStack) -> str:
         return ""
 
 
+def _broker(folder: Path, stack: contextlib.ExitStack) -> Mapping[str, str]:
+    given = os.environ.get("ORCHESTRATOR_BROKER_URL")
+    if given:
+        return {"ORCHESTRATOR_BROKER_URL": given}
+    server = stack.enter_context(services.rabbitmq(folder))
+    # where Flower looks by itself is RabbitMQ's usual port, which this server has not
+    return {"ORCHESTRATOR_BROKER_URL": server.url, "FLOWER_BROKER_API": f"{server.api}/api/"}
+
+
 def _tell(folder: Path, chosen: Mapping[str, str], auth: str) -> None:
     documents = Path(chosen["ORCHESTRATOR_DOCUMENTS_ROOTS"].split(os.pathsep)[0])
     documents.mkdir(parents=True, exist_ok=True)
@@ -108,7 +121,9 @@ def _tell(folder: Path, chosen: Mapping[str, str], auth: str) -> None:
     env.touch(mode=0o600)
     env.write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in chosen.items()))
     print(f"In another terminal:  source {shlex.quote(str(env))}")
-    print(f"Flower: http://127.0.0.1:5555  {auth.replace(':', ' / ')}", flush=True)
+    print(f"API: http://127.0.0.1:{os.environ.get('ORCHESTRATOR_API_PORT', '8001')}")
+    flower = f"http://127.0.0.1:{os.environ.get('FLOWER_PORT', '5555')}"
+    print(f"Flower: {flower}  {auth.replace(':', ' / ')}", flush=True)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Executor:
                 break
             if handed_back:
                 returned += 1
-                log.info("step.handed_back", plan_id=claimed.ref.plan_id, step=claimed.ref.number)
+                log.info("step.returned", plan_id=claimed.ref.plan_id, step=claimed.ref.number)
         return returned
 
     def _carry(self, claimed: Claimed) -> None:

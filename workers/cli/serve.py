@@ -38,8 +38,9 @@ def api(
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen: on this machine only.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0 takes any that is free.")
-    ] = 8001,
+        int | None,
+        typer.Option("--port", min=0, max=65535, metavar="N", help="The port, by default the setting's."),
+    ] = None,
     work: flags.Work = None,
     data: flags.Data = None,
     verbose: flags.Verbose = False,
@@ -54,7 +55,7 @@ def api(
         _log(chosen.log_level, verbose=verbose)
         if doors.alone(chosen) if work is None else work:
             stack.enter_context(doors.working(core))
-        _serve(core, address, port)
+        _serve(core, address, chosen.api_port if port is None else port)
 
 
 @app.command()
