@@ -42,6 +42,11 @@ class Broker:
             timeout=10,
         )
 
+    @property
+    def api(self) -> str:
+        """The address of the management interface, with its user."""
+        return self._server.api
+
     def close(self) -> None:
         self._api.close()
         self._running.close()

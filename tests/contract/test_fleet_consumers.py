@@ -299,6 +299,25 @@ class TestAWorkerThatIsToldToStop:
         until(lambda: self.step_of(opened, plan).state == "ready", why=fleet.logs)
 
 
+def test_a_relay_that_is_told_not_to_sweep_leaves_it_to_the_sweeper(fleet, opened):
+    fleet.start("relay", "--no-sweep")
+    doomed = fleet.start("scripted")
+    plan = opened.conductor.submit(request("slow 60 seconds", depth=1))
+
+    def step():
+        with opened.store.transaction() as tx:
+            return tx.steps(plan.plan_id)[0]
+
+    until(lambda: step().state == "running", why=fleet.logs)
+    doomed.kill()
+    fleet.start("scripted")
+    time.sleep(5)  # ten sweeps, if there were any
+    assert step().claim == 1
+    fleet.start("sweeper")
+    until(lambda: step().claim == 2, why=fleet.logs)
+    fleet.kill()
+
+
 @pytest.mark.parametrize("role", ["completions", "dead", "relay", "sweeper", "chronos", "api"])
 def test_every_other_process_ends_promptly_and_well_when_it_is_told_to(fleet, role):
     service = role in {"chronos", "api"}
