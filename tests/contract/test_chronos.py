@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import psycopg
@@ -326,6 +329,39 @@ class TestTheClock:
         assert tower.outcomes("often") == [F] * ((hours - 1) * 4)
 
 
+class ClockChange(NamedTuple):
+    """A day on which New York puts its clock on or back."""
+
+    first: datetime
+    """A full hour, shortly before."""
+    daily: str
+    """A fixed time that does not come, or comes twice."""
+    daily_at: datetime
+    """When that is due, once."""
+
+
+CHANGES = {
+    "put on": ClockChange(
+        datetime(2026, 3, 8, 6, tzinfo=UTC), "30 2 * * *", datetime(2026, 3, 8, 7, tzinfo=UTC)
+    ),
+    "put back": ClockChange(
+        datetime(2026, 11, 1, 5, tzinfo=UTC), "30 1 * * *", datetime(2026, 11, 1, 5, 30, tzinfo=UTC)
+    ),
+}
+POLICIES = list(product(Misfire, Overlap))
+AFTER_AN_OUTAGE = {
+    (Misfire.SKIP, Overlap.SKIP): (M, M, M),
+    (Misfire.SKIP, Overlap.QUEUE): (M, M, M),
+    (Misfire.SKIP, Overlap.CANCEL): (M, M, M),
+    (Misfire.ONCE, Overlap.SKIP): (M, M, V),
+    (Misfire.ONCE, Overlap.QUEUE): (M, M, Q),
+    (Misfire.ONCE, Overlap.CANCEL): (M, M, F),
+    (Misfire.ALL, Overlap.SKIP): (V, V, V),
+    (Misfire.ALL, Overlap.QUEUE): (Q, Q, Q),
+    (Misfire.ALL, Overlap.CANCEL): (V, V, F),
+}
+"""What becomes of three ticks that nobody was there for, while the plan of the tick before them lives."""
+
 # --- several replicas on a real Postgres ------------------------------------------------------------------------
 
 
@@ -439,6 +475,56 @@ class TestReplicas:
         behind = {name for name, _, outcome, _ in rows if outcome != "fired"}
         assert len(behind) <= 1
         assert {outcome for *_, outcome, _ in rows} <= {"fired", "skipped_overlap"}
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    def test_of_which_one_is_killed_and_one_paused_over_a_change_of_the_clock_and_an_outage_fire_each_tick_as_its_policy_says(
+        self, dsn, fleet, sealer, change
+    ):
+        fleet.set(change.first - timedelta(minutes=10))
+        with contextlib.closing(PgStore(dsn, size=2, now=lambda: fleet.at)) as store:
+            conductor = Conductor(store, sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.5, rules=Rules())
+            chronos = Chronos(store, conductor)
+            for misfire, overlap in POLICIES:
+                rest = {"timezone": "America/New_York", "misfire": misfire, "overlap": overlap}
+                chronos.add(Draft(f"hourly-{misfire}-{overlap}", "0 * * * *", GOAL, **rest))
+                chronos.add(Draft(f"daily-{misfire}-{overlap}", change.daily, GOAL, **rest))
+        with psycopg.connect(dsn, autocommit=True) as hand:
+            # one is killed with a firing in hand; the other fires all the rest, and is paused with the last in hand
+            killed = fleet.start("--hang", "1")
+            assert said(killed) == "ready"
+            fleet.set(change.first)
+            assert said(killed) == "inside"
+            paused = fleet.start("--hang", str(len(POLICIES)))
+            assert said(paused) == "ready"
+            killed.send_signal(signal.SIGKILL)
+            assert said(paused) == "inside"
+            os.kill(paused.pid, signal.SIGSTOP)
+            # nobody is there for three hours, in which the clock is changed
+            fleet.set(change.first + 3 * HOUR + MINUTE * 30)
+            assert said(fleet.start()) == "ready"
+            settled(hand, fleet.at, but=1)
+            os.kill(paused.pid, signal.SIGCONT)
+            paused.stdin.write("\n")
+            paused.stdin.flush()
+            settled(hand, fleet.at)
+            rows = hand.execute(
+                "SELECT s.name, f.due_at, f.outcome, f.plan_id FROM firing f JOIN schedule s USING (schedule_id)"
+                " ORDER BY f.due_at"
+            ).fetchall()
+            plans = {row[0] for row in hand.execute("SELECT plan_id FROM plan").fetchall()}
+            cancelled = hand.execute("SELECT count(*) FROM plan WHERE state = 'cancelled'").fetchone()[0]
+
+        told = {name: [(at, outcome) for named, at, outcome, _ in rows if named == name] for name, *_ in rows}
+        hours = [change.first + n * HOUR for n in range(4)]
+        for misfire, overlap in POLICIES:
+            missed = AFTER_AN_OUTAGE[misfire, overlap]
+            assert told[f"hourly-{misfire}-{overlap}"] == list(zip(hours, (F, *missed), strict=True))
+            alone = M if misfire is Misfire.SKIP else F
+            assert told[f"daily-{misfire}-{overlap}"] == [(change.daily_at, alone)]
+        fired = [plan for *_, outcome, plan in rows if outcome == F]
+        assert len(fired) == len(set(fired)) == len(plans)
+        assert set(fired) == plans
+        assert cancelled == sum(outcomes[-1] is F for outcomes in AFTER_AN_OUTAGE.values())
 
     def test_two_triggers_of_one_tick_make_one_plan(self, dsn, sealer):
         store = PgStore(dsn, size=8)
