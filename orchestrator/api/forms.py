@@ -405,9 +405,9 @@ class Schedules(BaseModel):
 
 
 class Firing(BaseModel):
-    """What became of one tick of a schedule."""
+    """What became of one tick of a schedule, or of a question that came without one."""
 
-    schedule_id: str
+    schedule_id: str | None
     due_at: str
     fired_at: str
     outcome: FiringOutcome
@@ -433,6 +433,13 @@ class KeptBrief(BaseModel):
     created_at: str | None
     last_run_at: str | None
     next_run_at: str | None
+
+
+class KeptBriefs(BaseModel):
+    """Every schedule as a brief."""
+
+    message: str
+    data: list[KeptBrief]
 
 
 class Kept(BaseModel):

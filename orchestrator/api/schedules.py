@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -12,9 +14,10 @@ from orchestrator import shapes, timetable
 from orchestrator.api import forms
 from orchestrator.api.office import CALLER, TENANT, Core
 from orchestrator.api.problems import documented
-from orchestrator.api.submission import Key, allowed_folder
+from orchestrator.api.submission import Key, allowed_folder, usual_folder
 from orchestrator.chronos import Change, Chronos, Draft
-from orchestrator.domain.schedule import Misfire, Overlap
+from orchestrator.domain.plan import GOAL_LIMIT_BYTES, request
+from orchestrator.domain.schedule import FiringOutcome, Misfire, Overlap, Schedule
 
 _LAX = Field(strict=False)  # JSON has no enumerations and no times
 _YEARS: Final = range(1970, 9999)
@@ -74,7 +77,7 @@ class ChangedSchedule(forms.Sent):
 
 
 class Trigger(forms.Sent):
-    """A tick that a clock outside says has come."""
+    """A tick of a schedule that a clock outside says has come."""
 
     schedule: str
     due_at: Tick = None
@@ -84,6 +87,14 @@ class BriefForm(forms.Sent, timetable.Brief):
     """A schedule in one object: a question, a cron expression in UTC, and limits."""
 
 
+class Question(forms.Sent):
+    """A question that a clock outside asks without a schedule here."""
+
+    query: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES)
+    depth: int = Field(default=2, ge=1, le=5)
+    max_sources: int = Field(default=10, ge=1, le=1000)
+
+
 def within(core: Core, request: dict[str, Any]) -> dict[str, Any]:
     """Return what is asked for, if its documents lie where this server lets documents be read."""
     sources = request.get("sources")
@@ -91,6 +102,15 @@ def within(core: Core, request: dict[str, Any]) -> dict[str, Any]:
         return request
     folder = allowed_folder(str(sources["documents"]), core.settings.roots)
     return {**request, "sources": {**sources, "documents": str(folder)}}
+
+
+def somewhere(core: Core, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked for, within the usual folder where it names none."""
+    folder = usual_folder(core.settings)
+    sources = request.get("sources") or {}
+    if folder is not None and "documents" not in sources:
+        sources = {**sources, "documents": folder}
+    return within(core, {**request, "sources": sources})
 
 
 def router(core: Core) -> APIRouter:
@@ -110,7 +130,7 @@ def router(core: Core) -> APIRouter:
     def add_schedule(asked: NewSchedule, response: Response) -> dict[str, Any]:
         """Keep a new schedule; 409 when the name is taken."""
         given = asked.model_dump(exclude={"request"})
-        request = {**within(core, asked.request.model_dump()), "requester": CALLER}
+        request = {**somewhere(core, asked.request.model_dump()), "requester": CALLER}
         made = chronos().add(Draft(**given, request=request, tenant=TENANT))
         response.headers["Location"] = f"/schedules/{made.schedule_id}"
         return shapes.schedule(made)
@@ -147,22 +167,71 @@ def router(core: Core) -> APIRouter:
         return shapes.firing(chronos().trigger(schedule, key=key, tenant=TENANT))
 
     @routes.post("/trigger", status_code=202, response_model=forms.Firing)
-    def trigger(asked: Trigger, key: Key = None) -> dict[str, Any]:
-        """Fire one tick from outside; the same `due_at`, or the same Idempotency-Key, is fired once."""
+    def trigger(asked: Trigger | Question, key: Key = None) -> dict[str, Any]:
+        """Fire one tick from outside; the same `due_at`, or the same Idempotency-Key, is fired once.
+
+        A clock that keeps its own schedules sends the question itself.
+        """
+        if isinstance(asked, Question):
+            return _asked(core, asked, key)
         return shapes.firing(chronos().trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=TENANT))
 
     @routes.post("/schedule", status_code=201, response_model=forms.Kept)
     def add_brief(asked: BriefForm) -> dict[str, Any]:
         """Keep a schedule that is given as one question with a cron expression in UTC."""
-        made = chronos().put(asked.draft(requester=CALLER, tenant=TENANT))
-        data = {
-            "task_id": made.schedule_id,
-            **asked.model_dump(exclude={"max_steps", "enabled"}),
-            "enabled": not made.paused,
-            "created_at": made.created_at.isoformat() if made.created_at else None,
-            "last_run_at": None,
-            "next_run_at": made.next_at.isoformat() if made.next_at else None,
-        }
-        return {"message": "The schedule is kept.", "data": data}
+        draft = asked.draft(requester=CALLER, tenant=TENANT)
+        made = chronos().put(replace(draft, request=somewhere(core, draft.request)))
+        return {"message": "The schedule is kept.", "data": _brief(chronos(), made)}
+
+    @routes.get("/schedule", response_model=forms.KeptBriefs)
+    def list_briefs() -> dict[str, Any]:
+        """Every schedule in the form in which `POST /schedule` takes one."""
+        found = [_brief(chronos(), s) for s in chronos().list(tenant=TENANT)]
+        return {"message": f"Schedules: {len(found)}.", "data": found}
+
+    @routes.delete("/schedule/{schedule}", status_code=204)
+    def remove_brief(schedule: Named) -> None:
+        """Forget a schedule and its history; its plans stay."""
+        chronos().remove(schedule, tenant=TENANT)
 
     return routes
+
+
+def _asked(core: Core, asked: Question, key: str | None) -> dict[str, Any]:
+    folder = usual_folder(core.settings)
+    plan = core.conductor.submit(
+        request(
+            asked.query,
+            depth=asked.depth,
+            tenant=TENANT,
+            requester=CALLER,
+            sources={} if folder is None else {"documents": folder},
+            metadata={"max_sources": asked.max_sources},
+            key=key,
+        )
+    )
+    at = plan.created_at.isoformat()
+    return {
+        "schedule_id": None,
+        "due_at": at,
+        "fired_at": at,
+        "outcome": FiringOutcome.FIRED.value,
+        "plan_id": plan.plan_id,
+        "reason": None,
+    }
+
+
+def _brief(chronos: Chronos, kept: Schedule) -> dict[str, Any]:
+    ran = [f for f in chronos.history(kept.schedule_id, tenant=TENANT) if f.plan_id is not None]
+    metadata = kept.request.get("metadata")
+    return {
+        "task_id": kept.schedule_id,
+        "query": str(kept.request.get("goal", "")),
+        "cron_expr": kept.cron,
+        "depth": kept.request.get("depth", 2),
+        "max_sources": metadata.get("max_sources", 10) if isinstance(metadata, Mapping) else 10,
+        "enabled": not kept.paused,
+        "created_at": kept.created_at.isoformat() if kept.created_at else None,
+        "last_run_at": ran[0].fired_at.isoformat() if ran else None,
+        "next_run_at": kept.next_at.isoformat() if kept.next_at else None,
+    }

@@ -68,12 +68,16 @@ def question(query: str, depth: int, max_sources: int | None) -> ResearchForm:
 def _sources(
     settings: Settings, form: SourcesForm | None, max_sources: int | None, domain: str | None
 ) -> dict[str, Json]:
-    roots = settings.roots
-    folder = str(roots[0]) if form is None and len(roots) == 1 else None
+    folder = usual_folder(settings)
     if form is not None:
-        folder = str(allowed_folder(form.documents, roots))
+        folder = str(allowed_folder(form.documents, settings.roots))
     named = {"documents": folder, "max_sources": max_sources, "domain": domain}
     return {name: value for name, value in named.items() if value is not None}
+
+
+def usual_folder(settings: Settings) -> str | None:
+    """The folder that is searched where a request names none: the one that may be, if there is one only."""
+    return str(settings.roots[0]) if len(settings.roots) == 1 else None
 
 
 def allowed_folder(documents: str, roots: tuple[Path, ...]) -> Path:

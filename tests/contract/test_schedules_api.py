@@ -17,12 +17,21 @@ NEW = {"name": "nightly", "cron": "30 2 * * *", "timezone": "Europe/Berlin", "re
 
 
 @pytest.fixture
-def client(sealer):
+def client(sealer, tmp_path):
     store = InMemoryStore(Clock())
     conductor = Conductor(store, sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.5, rules=Rules())
     app = FastAPI()
-    app.include_router(schedules.router(SimpleNamespace(store=store, conductor=conductor)))
-    return TestClient(app)
+    chosen = SimpleNamespace(roots=(tmp_path,))
+    core = SimpleNamespace(store=store, conductor=conductor, settings=chosen)
+    app.include_router(schedules.router(core))
+    made = TestClient(app)
+    made.store = store
+    return made
+
+
+def plan_of(client, plan_id):
+    with client.store.transaction() as tx:
+        return tx.plan(plan_id)
 
 
 def test_a_schedule_is_kept_shown_changed_and_removed(client):
@@ -82,3 +91,99 @@ def test_a_brief_is_kept_once(client):
     assert first.status_code == 201
     assert first.json()["data"]["task_id"] == second.json()["data"]["task_id"]
     assert first.json()["data"]["next_run_at"] == "2026-03-21T06:00:00+00:00"
+
+
+def test_a_schedule_rests_goes_on_and_runs_now(client):
+    client.post("/schedules", json=NEW)
+    assert client.patch("/schedules/nightly", json={"paused": True}).json()["paused"] is True
+    assert client.post("/schedules/nightly/run").json()["outcome"] == "fired"
+    resumed = client.patch("/schedules/nightly", json={"paused": False}).json()
+    assert (resumed["paused"], resumed["next_at"]) == (False, "2026-03-21T01:30:00+00:00")
+    assert len(client.get("/schedules/nightly/firings").json()["firings"]) == 1
+
+
+def test_what_names_no_documents_looks_in_the_one_folder_that_may_be_read(client, tmp_path):
+    client.post("/schedules", json=NEW)
+    client.post("/schedule", json={"query": "Why?", "cron_expr": "0 6 * * *"})
+    asked = client.post("/trigger", json={"query": "Why?"}).json()["plan_id"]
+    for kept in client.get("/schedules").json()["schedules"]:
+        assert kept["request"]["sources"] == {"documents": str(tmp_path)}
+    assert plan_of(client, asked).sources == {"documents": str(tmp_path)}
+
+
+class TestABrief:
+    """A schedule, or one firing of it, as a clock of the first kind sends it."""
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            {"query": "Why?", "cron_expr": "0 6 * * *"},
+            {
+                "query": "Why?",
+                "cron_expr": "0 6 * * *",
+                "depth": 5,
+                "max_steps": 100,
+                "max_sources": 3,
+                "enabled": False,
+            },
+            {"query": "Why?", "cron_expr": "*/5 * * * *", "depth": 1, "max_steps": 1},
+        ],
+        ids=["least", "all", "few steps"],
+    )
+    def test_is_kept_as_it_was_asked_for_listed_and_removed(self, client, payload):
+        made = client.post("/schedule", json=payload)
+        assert made.status_code == 201
+        data = made.json()["data"]
+        usual = {"depth": 2, "max_sources": 10, "enabled": True}
+        wanted = {k: v for k, v in (usual | payload).items() if k != "max_steps"}
+        assert {key: data[key] for key in wanted} == wanted
+        assert set(data) - set(wanted) == {"task_id", "created_at", "last_run_at", "next_run_at"}
+        assert client.get("/schedule").json()["data"] == [data]
+        assert client.delete(f"/schedule/{data['task_id']}").status_code == 204
+        assert client.get("/schedule").json()["data"] == []
+
+    def test_says_when_it_ran_last(self, client):
+        task = client.post("/schedule", json={"query": "Why?", "cron_expr": "0 6 * * *"}).json()["data"]
+        assert task["last_run_at"] is None
+        fired = client.post("/trigger", json={"schedule": task["task_id"]}).json()
+        (listed,) = client.get("/schedule").json()["data"]
+        assert listed["last_run_at"] == fired["fired_at"]
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"depth": 0},
+            {"depth": 6},
+            {"max_steps": 0},
+            {"max_steps": 101},
+            {"max_sources": 0},
+            {"cron_expr": 5},
+            {"colour": "red"},
+        ],
+        ids=str,
+    )
+    def test_beyond_its_limits_is_refused(self, client, wrong):
+        payload = {"query": "Why?", "cron_expr": "0 6 * * *", **wrong}
+        assert client.post("/schedule", json=payload).status_code == 422
+
+    @pytest.mark.parametrize(
+        "payload",
+        [{"query": "Why?"}, {"query": "Why?", "depth": 4}, {"query": "Why?", "depth": 4, "max_sources": 7}],
+        ids=len,
+    )
+    def test_that_is_fired_from_outside_is_one_plan_for_each_key(self, client, payload):
+        first, second = (
+            client.post("/trigger", json=payload, headers={"Idempotency-Key": "monday"}) for _ in range(2)
+        )
+        assert first.status_code == 202
+        assert first.json() == second.json()
+        plan = plan_of(client, first.json()["plan_id"])
+        assert (plan.goal, plan.depth) == ("Why?", payload.get("depth", 2))
+        assert plan.metadata["max_sources"] == payload.get("max_sources", 10)
+        assert client.post("/trigger", json=payload).json()["plan_id"] != plan.plan_id
+
+    @pytest.mark.parametrize(
+        "wrong", [{}, {"depth": 2}, {"query": ""}, {"query": "Why?", "depth": 6}, {"query": "Why?", "x": 1}]
+    )
+    def test_that_cannot_be_fired_is_refused(self, client, wrong):
+        assert client.post("/trigger", json=wrong).status_code == 422
