@@ -10,6 +10,7 @@ ever: whoever was told to leave the sweep to others thirty times running sweeps.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, TypeVar
@@ -48,6 +49,7 @@ class Relay:
         self._ring = ring
         self._lost = True
         """Whether messages may have been lost: before it began it does not know."""
+        self._again_at: float | None = None
 
     def step(self) -> int:
         """Publish one batch; the number of messages."""
@@ -75,9 +77,8 @@ class Relay:
 
     def _patiently(self) -> int:
         try:
-            if self._lost:
-                self._bus.room()  # the broker answers, and so it will take what is rung for
-                self._lost = self._ring(_SETTLED) > 0  # where some were, there may be more
+            if self._lost or (self._again_at is not None and time.monotonic() > self._again_at):
+                self._recover()
             return self.step()
         except BrokerUnavailable as error:
             log.warning("bus.unavailable", error=str(error))
@@ -85,6 +86,14 @@ class Relay:
             log.warning("store.unavailable", error=str(error))
         self._lost = True
         return 0
+
+    def _recover(self) -> None:
+        """Ring for what may have been lost, until there is nothing more; and once more for what was too fresh to tell."""
+        self._bus.room()  # the broker answers, and so it will take what is rung for
+        first, self._again_at = self._lost, None
+        self._lost = self._ring(_SETTLED) > 0
+        if first and not self._lost:
+            self._again_at = time.monotonic() + 2 * _SETTLED.total_seconds()
 
 
 class Sweeper:

@@ -388,6 +388,7 @@ class TestAClaim:
         shared.place_plan(plan_id, **look_of_plan(PlanState.QUEUED, shared.clock))
         for ref in refs:
             with shared.store.transaction() as tx:
+                tx.lock_plan(plan_id)
                 plan, _ = tx.claim_step(ref, holder=7, lease=LEASE)
                 tx.add_event(plan_id, "claimed", {})
             assert (plan.state, plan.event_count) == (PlanState.RUNNING, refs.index(ref) + 1)
