@@ -216,7 +216,7 @@ CREATE TABLE plan (
     CONSTRAINT plan_goal_check CHECK (((goal <> ''::text) AND (octet_length(goal) <= 16384))),
     CONSTRAINT plan_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'waiting_approval'::text, 'succeeded'::text, 'failed'::text, 'dead_lettered'::text, 'rejected'::text, 'cancelled'::text])))
 ) WITH (fillfactor=50);
-CREATE INDEX plan_alive ON public.plan USING btree (tenant, state) WHERE (finished_at IS NULL);
+CREATE INDEX plan_alive ON public.plan USING btree (tenant) WHERE (finished_at IS NULL);
 CREATE INDEX plan_newest ON public.plan USING btree (tenant, created_at DESC);
 
 CREATE TABLE report (

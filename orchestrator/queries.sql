@@ -229,12 +229,18 @@ UPDATE step
 RETURNING number;
 
 -- name: complete_step
--- Write what a running step came to, say so and ring for what follows, if the claim is the current one.
-  WITH held AS MATERIALIZED (
-           SELECT plan_id, event_count
-             FROM plan
-            WHERE plan_id = %(plan_id)s
-              FOR NO KEY UPDATE),
+-- Write what a running step came to, say so and ring for what follows, if the claim is the current one. The plan's row is
+-- counted up, and so locked, first; where the step was lost meanwhile, dividing by no row makes all of it fail.
+  WITH counted AS (
+UPDATE plan AS p
+   SET event_count = p.event_count + 1
+  FROM step AS s
+ WHERE p.plan_id = %(plan_id)s
+   AND s.plan_id = p.plan_id
+   AND s.number = %(number)s
+   AND s.state = 'running'
+   AND s.claim = %(claim)s
+RETURNING p.plan_id, p.event_count),
        moved AS (
 UPDATE step AS s
    SET state        = 'succeeded',
@@ -244,8 +250,8 @@ UPDATE step AS s
        verdict      = %(verdict)s,
        follow_ups   = %(follow_ups)s,
        reason       = NULL
-  FROM held
- WHERE s.plan_id = held.plan_id
+  FROM counted
+ WHERE s.plan_id = counted.plan_id
    AND s.number = %(number)s
    AND s.state = 'running'
    AND s.claim = %(claim)s
@@ -255,21 +261,16 @@ INSERT INTO outcome (plan_id, step, result)
 SELECT moved.plan_id, moved.number, %(result)s
   FROM moved
  WHERE %(result)s::jsonb <> '{}'),
-       counted AS (
-UPDATE plan AS p
-   SET event_count = held.event_count + 1
-  FROM held, moved
- WHERE p.plan_id = held.plan_id),
        told AS (
 INSERT INTO event (plan_id, number, at, kind, body)
-SELECT held.plan_id, held.event_count + 1, COALESCE(%(now)s::timestamptz, now()), 'step.succeeded', %(told)s
-  FROM held, moved),
+SELECT counted.plan_id, counted.event_count, COALESCE(%(now)s::timestamptz, now()), 'step.succeeded', %(told)s
+  FROM counted),
        rung AS (
 INSERT INTO outbox (topic, plan_id, step, put_at)
 SELECT 'plan.completions', moved.plan_id, moved.number, COALESCE(%(now)s::timestamptz, now())
   FROM moved)
-SELECT held.event_count + 1 AS event_count
-  FROM held, moved;
+SELECT counted.event_count / (SELECT count(*) FROM moved) AS event_count
+  FROM counted;
 
 -- name: lock_plans
 -- Some plans, held until the transaction ends; locked in one order, so that nobody waits in a circle.

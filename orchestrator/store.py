@@ -457,19 +457,22 @@ class PgTx:
         result: Mapping[str, Json],
         told: Mapping[str, Json],
     ) -> bool:
-        row = self._run(
-            "complete_step",
-            plan_id=ref.plan_id,
-            number=ref.number,
-            claim=claim,
-            verdict=verdict,
-            follow_ups=_json(list(follow_ups)),
-            result=_json(result),
-            told=_json(told),
-        ).fetchone()
+        values = {
+            "plan_id": ref.plan_id,
+            "number": ref.number,
+            "claim": claim,
+            "verdict": verdict,
+            "follow_ups": _json(list(follow_ups)),
+            "result": _json(result),
+            "told": _json(told),
+        }
+        try:
+            row = self._run("complete_step", **values).fetchone()
+        except psycopg.errors.DivisionByZero:
+            return False  # the claim was lost while the statement waited for the plan
         if row is None:
             return False
-        self._pending(ref.plan_id).event_count = row["event_count"]
+        self._pending(ref.plan_id).event_count = int(row["event_count"])
         return True
 
     def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:

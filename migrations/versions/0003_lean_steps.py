@@ -20,7 +20,7 @@ ALTER TABLE plan SET (fillfactor = 50);
 DROP INDEX step_retrying;
 DROP INDEX step_running;
 DROP INDEX step_unheard;
-CREATE INDEX plan_alive ON plan (tenant, state) WHERE finished_at IS NULL;
+CREATE INDEX plan_alive ON plan (tenant) WHERE finished_at IS NULL;
 
 ALTER TABLE event DROP CONSTRAINT event_plan_id_fkey;
 

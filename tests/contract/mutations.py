@@ -33,13 +33,15 @@ class Mutation:
     instead: str
     noticed_by: str
     file: str = STORE
+    times: int = 1
+    """How often the guard stands in the query."""
 
     def apply(self, named: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the queries without this guard, which must stand in its query once."""
+        """Return the queries without this guard, which must stand in its query so often."""
         text = named[self.query]
-        if text.count(self.guard) != 1:
+        if text.count(self.guard) != self.times:
             raise LookupError(
-                f"{self.guard!r} does not stand once in {self.query}; bring the mutation up to date."
+                f"{self.guard!r} does not stand {self.times} times in {self.query}; bring the mutation up to date."
             )
         return {**named, self.query: text.replace(self.guard, self.instead)}
 
@@ -58,10 +60,10 @@ MUTATIONS = [
     Mutation("claim beyond the attempts", "claim_step", "s.attempt < s.max_attempts", "true", "TestAClaim"),
     Mutation("claim again as if for the first time", "claim_step", "s.claim = 0\n", "true\n", "TestAClaim"),
     Mutation("ask a question when time is up", "claim_step", "p.deadline > ", "now() < 'infinity' OR p.deadline > ", "TestAClaim"),
-    Mutation("complete without the fence", "complete_step", "s.claim = %(claim)s", "%(claim)s > 0", "TestACompletion"),
-    Mutation("complete what does not run", "complete_step", "s.state = 'running'", "true", "TestACompletion"),
+    Mutation("complete without the fence", "complete_step", "s.claim = %(claim)s", "%(claim)s > 0", "TestACompletion", times=2),
+    Mutation("complete what does not run", "complete_step", "s.state = 'running'", "true", "TestACompletion", times=2),
+    Mutation("tell of a completion that was not", "complete_step", "(SELECT count(*) FROM moved)", "1", "TestACompletionThatIsLate", POSTGRES),
     Mutation("complete without ringing", "complete_step", "'plan.completions', moved.plan_id, moved.number, COALESCE(%(now)s::timestamptz, now())\n  FROM moved", "'plan.completions', moved.plan_id, moved.number, COALESCE(%(now)s::timestamptz, now())\n  FROM moved WHERE false", "TestACompletion"),
-    Mutation("complete without the plan's lock", "complete_step", "FOR NO KEY UPDATE", "", "TestManyAtOnce::test_sixteen_that_complete_steps_of_one_plan_number_its_events_without_gaps", POSTGRES),
     Mutation("settle without the plans' locks", "lock_plans", "FOR NO KEY UPDATE", "", "TestManyAtOnce::test_two_that_settle_the_last_steps_of_a_round_at_once_go_on_once", POSTGRES),
     Mutation("claim before the time has come", "claim_step", "run_after <= ", "now() > ", "TestAClaim"),
     Mutation("renew for any claim", "renew_step", "claim = %(claim)s", "%(claim)s > 0", "TestAClaim"),

@@ -24,6 +24,7 @@ from orchestrator import database
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.errors import AlreadyDecided, Misconfigured, Unavailable
+from orchestrator.domain.lifecycle import StepMove
 from orchestrator.domain.outcome import Completed, Held
 from orchestrator.domain.plan import (
     Agent,
@@ -37,6 +38,7 @@ from orchestrator.domain.plan import (
     PlanState,
     Semantics,
     StepRef,
+    StepState,
 )
 from orchestrator.messages import Message, Topic
 from orchestrator.store import ALIVE_CLASS, Alive, PgStore
@@ -255,6 +257,36 @@ class TestManyAtOnce:
         send(range(2, 31))
         with pg_store.transaction() as tx:
             assert [m.ref.number for m in tx.take_outbox(4)] == [1, 2, 3, 4]
+
+
+class TestACompletionThatIsLate:
+    def test_writes_nothing_when_its_claim_is_lost_while_it_waits_for_the_plan(self, pg_store, hand):
+        ref = new_step(pg_store)
+        with pg_store.at_once() as tx:
+            assert tx.claim_step(ref, holder=1, lease=LEASE)
+        came = []
+
+        def complete():
+            with pg_store.at_once() as tx:
+                came.append(
+                    tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={"a": 1}, told={})
+                )
+
+        with pg_store.transaction() as tx:
+            tx.lock_plan(ref.plan_id)
+            late = threading.Thread(target=complete)
+            late.start()
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            assert eventually(lambda: hand.execute(waits).fetchone()[0] == 1)
+            assert tx.move_step(ref, StepMove.RESCUE, claim=1)
+        late.join(10)
+
+        assert came == [False]
+        with pg_store.transaction() as tx:
+            assert (tx.plan(ref.plan_id).event_count, list(tx.events(ref.plan_id))) == (0, [])
+            step = tx.step(ref)
+            assert (step.state, step.result) == (StepState.READY, {})
+            assert [m for m in tx.take_outbox(10) if m.topic is Topic.COMPLETIONS] == []
 
 
 class TestTwoSweepers:

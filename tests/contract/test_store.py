@@ -400,6 +400,14 @@ class TestAClaim:
         with bench.store.transaction() as tx:
             return tx.events(plan_id)
 
+    def test_that_is_asked_for_as_the_first_is_not_given_again(self, shared):
+        ref = new_step(shared.store)
+        claim(shared, ref)
+        move(shared, ref, StepMove.RESCUE, claim=1)
+        with shared.store.transaction() as tx:
+            assert tx.claim_step(ref, holder=7, lease=LEASE, first=True) is None
+            assert tx.claim_step(ref, holder=7, lease=LEASE)
+
     def test_that_runs_late_asks_no_more_questions(self, shared):
         ref = new_step(shared.store)
         shared.place_plan(ref.plan_id, deadline=shared.clock())
