@@ -642,7 +642,8 @@ class InMemoryTx:
         return known.max_running is None or self._running(tenant) < known.max_running
 
     def tenants(self) -> Sequence[Tenant]:
-        return [known for _, (known, _) in sorted(self._store.tenant_rows.items())]
+        known = [tenant for _, (tenant, _) in sorted(self._store.tenant_rows.items())]
+        return [tenant for tenant in known if tenant != Tenant(tenant.tenant)]
 
     def put_tenant(self, tenant: Tenant) -> None:
         _, served = self._store.tenant_rows.get(tenant.tenant, (tenant, 0.0))

@@ -229,9 +229,8 @@ UPDATE step
 RETURNING number;
 
 -- name: complete_step
--- Write what a running step came to, say so and ring for what follows, if the claim is the current one. The plan's row is
--- counted up, and so locked, first; where the step was lost meanwhile, dividing by no row makes all of it fail.
-  WITH counted AS (
+-- Write what a running step came to, say so and ring for what follows, if the claim is the current one.
+  WITH counted AS (  -- locks the plan; where the step is lost while it waits, dividing by no row makes all of it fail
 UPDATE plan AS p
    SET event_count = p.event_count + 1
   FROM step AS s
@@ -418,9 +417,11 @@ SELECT count(*) AS running
    AND s.state = 'running';
 
 -- name: tenants
--- What is set for each tenant that differs from the rest, or has waited in a crowd.
+-- What is set for each tenant that differs from the rest.
 SELECT tenant, weight::float8 AS weight, max_running
   FROM tenant
+ WHERE weight <> 1
+    OR max_running IS NOT NULL
  ORDER BY tenant;
 
 -- name: put_tenant

@@ -145,7 +145,7 @@ def test_a_task_names_its_plan_and_step_and_nothing_else(flower, seen):
     shown = [task for task in tasks(flower).values() if task["name"] == "plan.steps.run"]
     assert {task["args"] for task in shown} == {f"({plan.plan_id} step {step.number},)" for step in steps}
     assert all(re.fullmatch(rf"\({UUID} step \d+,\)", task["args"]) for task in shown)
-    assert {task["kwargs"] for task in shown} == {"{}"}
+    assert {task["kwargs"] for task in shown} == {""}
     assert {task["name"] for task in tasks(flower).values()} == {"plan.steps.run"}
 
 

@@ -245,7 +245,7 @@ def test_a_goal_given_to_one_replica_is_answered_by_the_worker_of_another(replic
 def test_a_question_is_streamed_to_its_end(replicas):
     told = list(replicas[0].messages("/research/stream?query=What+shows+a+light%3F&depth=1"))
 
-    assert [m["event"] for m in told][:2] == ["plan.submitted", "step.planned"]
+    assert [m["event"] for m in told][:2] == ["plan.submitted", "plan.started"]
     assert [m["event"] for m in told][-2:] == ["plan.ended", "end"]
     assert json.loads(told[-1]["data"])["state"] == "succeeded"
 

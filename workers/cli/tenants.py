@@ -18,7 +18,7 @@ _MOST = 1_000_000
 
 @app.command("list")
 def list_(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
-    """List the tenants for which something is set, or that have waited in a crowd."""
+    """List the tenants for which something else is set than a weight of 1 and no limit."""
     with doors.opened(doors.settings(data)) as core, core.store.transaction() as tx:
         found = tx.tenants()
     if as_json:
