@@ -15,19 +15,25 @@ from orchestrator.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 DRIVER = "tests/chaos/fleet_driver.py"
+DRIVEN = {"scripted": "steps", "trapped completions": "completions", "trapped relay": "relay"}
 
 
 class Member:
     """One process of the fleet, and how to start it again."""
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, role: str, name: str, command: list[str], environment: dict[str, str], log: Path
+    ) -> None:
+        self.role = role
         self.name = name
         self.log = log
         self._command = command
         self._environment = environment
+        self.started_at = 0.0
         self.process = self._started()
 
     def _started(self) -> subprocess.Popen[bytes]:
+        self.started_at = time.monotonic()
         with self.log.open("ab") as out:
             return subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out)
 
@@ -75,26 +81,33 @@ class Fleet:
         self.settings: Settings = settings.load(environment=own)
         self.members: dict[str, Member] = {}
 
-    def start(self, role: str, *options: str) -> Member:
-        """Start `orchestrator worker ROLE`; `scripted` is the role of steps with scripted minds."""
-        if role == "scripted":
-            command = [sys.executable, DRIVER, str(self.witness), *options]
+    def start(self, role: str, *options: str, **otherwise: object) -> Member:
+        """Start `orchestrator worker ROLE`, with settings of its own where given.
+
+        `api` is `orchestrator serve api` on a port that it keeps. `scripted`, `trapped completions` and `trapped relay`
+        are those of `fleet_driver.py`: steps with scripted minds, and the others with traps.
+        """
+        if role == "api":
+            command = [sys.executable, "-m", "workers.cli", "serve", "api", "--no-work", *options]
+        elif role in DRIVEN:
+            command = [sys.executable, DRIVER, str(self.witness), "--role", DRIVEN[role], *options]
         else:
             command = [sys.executable, "-m", "workers.cli", "worker", role, *options]
-        return self._begin(role, command)
+        return self._begin(role, command, otherwise)
 
     def serve(self, service: str, *options: str) -> Member:
         """Start `orchestrator serve SERVICE`."""
-        return self._begin(service, [sys.executable, "-m", "workers.cli", "serve", service, *options])
+        return self._begin(service, [sys.executable, "-m", "workers.cli", "serve", service, *options], {})
 
-    def _begin(self, role: str, command: list[str]) -> Member:
-        name = f"{role}-{len([m for m in self.members if m.startswith(role)]) + 1}"
-        member = Member(name, command, self.environment, self._folder / f"{name}.log")
+    def _begin(self, role: str, command: list[str], otherwise: dict[str, object]) -> Member:
+        name = f"{role.replace(' ', '-')}-{len(self.of(role)) + 1}"
+        environment = self.environment | {PREFIX + key.upper(): str(v) for key, v in otherwise.items()}
+        member = Member(role, name, command, environment, self._folder / f"{name}.log")
         self.members[name] = member
         return member
 
     def of(self, role: str) -> list[Member]:
-        return [m for name, m in self.members.items() if name.startswith(role)]
+        return [member for member in self.members.values() if member.role == role]
 
     def run(self, *arguments: str) -> str:
         """What another command of the program prints."""

@@ -84,12 +84,15 @@ class Executor:
         Raises `NotFound` when there is no such step, `Unavailable` when Postgres does not answer, and `Stopping` once
         this executor was drained.
         """
+        self._crash_point("before_claim")
         with self._hands.busy():
             claimed = self._conductor.begin(ref, holder=self._holder)
             if claimed is None:
                 return  # a duplicate, called off, or too early
             with self._hands.holding(claimed):
+                self._crash_point("after_claim")
                 on_claim()
+                self._crash_point("after_acknowledgement")
                 self._carry(claimed)
 
     def drain(self, grace_s: float) -> int:
@@ -109,7 +112,6 @@ class Executor:
 
     def _carry(self, claimed: Claimed) -> None:
         ref = claimed.ref
-        self._crash_point("after_claim")
         bound = {
             "plan_id": ref.plan_id,
             "step": ref.number,

@@ -72,7 +72,16 @@ class Hands:
         }
         self.executor = Executor(
             conductor,
-            Gate(conductor, enforcer, profiles_by_name, tools, self._host, prices, opened.locks),
+            Gate(
+                conductor,
+                enforcer,
+                profiles_by_name,
+                tools,
+                self._host,
+                prices,
+                opened.locks,
+                crash_point=crash_point,
+            ),
             minds,
             holder=self.alive.holder,
             model=settings.model_name if settings.model_base_url else "",

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
@@ -95,6 +95,8 @@ class Gate:
         host: ToolHost,
         prices: Mapping[str, int],
         locks: Locks | None = None,
+        *,
+        crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._conductor = conductor
         self._enforcer = enforcer
@@ -103,6 +105,7 @@ class Gate:
         self._host = host
         self._prices = prices
         self._locks = locks or NoLocks()
+        self._crash_point = crash_point
 
     def call(
         self, claimed: Claimed, name: str, arguments: Mapping[str, Json], *, occurrence: int
@@ -225,6 +228,7 @@ class Gate:
         return -(-spent // 1000)
 
     def _perform(self, claimed: Claimed, tool: ToolSpec, ask: CallAsk, idempotency_key: str) -> ToolResult:
+        self._crash_point("after_intent")
         started = time.monotonic()
         try:
             content = self._host.call(tool, ask.arguments, timeout_s=tool.timeout_s, key=idempotency_key)
@@ -233,6 +237,7 @@ class Gate:
             self._conductor.conclude(claimed, ask, state=state, error=failure.detail)
             log.info("tool.called", tool=tool.name, state=state, reason=failure.reason)
             raise CallFailed(failure.reason, failure.detail) from failure
+        self._crash_point("after_answer")
         evidence, kept = _as_evidence(tool, content)
         spent = self._spent(tool, ask, content)
         self._conductor.conclude(

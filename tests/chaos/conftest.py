@@ -1,0 +1,38 @@
+"""Prints, after all tests, one table of what every fault did to every promise. `CHAOS_REPORT=FILE` keeps it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import judging
+
+ROWS = pytest.StashKey[list[judging.Row]]()
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def table(pytestconfig):
+    """The rows of the table; a test adds its own before it asserts anything about them."""
+    return pytestconfig.stash.setdefault(ROWS, [])
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig):
+    """Sentences with what was measured, printed below the table."""
+    return pytestconfig.stash.setdefault(FIGURES, [])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows, figures = config.stash.get(ROWS, []), config.stash.get(FIGURES, [])
+    if rows:
+        terminalreporter.section("faults and promises")
+        terminalreporter.write_line(judging.as_text(rows))
+    for figure in figures:
+        terminalreporter.write_line(figure)
+    kept = os.environ.get("CHAOS_REPORT")
+    if kept and (rows or figures):
+        told = "\n".join(f"- {figure}" for figure in figures)
+        Path(kept).write_text(f"{judging.as_markdown(rows)}\n\n{told}\n", encoding="utf-8")
