@@ -11,7 +11,7 @@ SEEDS ?= 100000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos bench docs up up-here setup setup-dev lock clean format
+.PHONY: help run test check simulate chaos guards bench docs up up-here setup setup-dev lock clean format
 
 ##@ Use it
 
@@ -40,8 +40,11 @@ check: setup-dev ## Format, lint, types, import contracts
 simulate: setup-dev ## Run the seeded simulator: SEEDS=100000
 	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) $(ARGS)
 
-chaos: setup-dev ## Kill the real thing at random moments and compare what it writes
+chaos: setup-dev ## Break the real thing in every way that is known, and count what came of its plans
 	@$(BIN)/python -m pytest tests/chaos -v $(ARGS)
+
+guards: setup-dev ## Take each guard of the fleet away in turn, and tell which test notices
+	@$(BIN)/python -m scripts.guards $(ARGS)
 
 bench: setup-dev ## Print what a step costs on this machine, on servers of its own: ARGS="w1 --plans 500"
 	@rm -rf $(STATE)/bench

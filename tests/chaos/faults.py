@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 
-from orchestrator import bus
+from orchestrator import bus, topology
 from orchestrator.bus import RabbitBus
 from orchestrator.domain.errors import BrokerUnavailable, Unavailable
 from orchestrator.messages import Message, Topic
@@ -95,24 +95,17 @@ class Faults:
 
     def wakes_when_another_holds(self):
         """Stop a worker that is about to report; let it go on once its step is in another's hands, and running."""
-        self._set("before_report", "stop")
-        goal = f"slow 1.5 {self.rng.random()}"
-        plan_id = submitted(self.site.opened, goal)
+        plan_id = submitted(self.site.opened, f"slow 2 {self.rng.random()}")
         self.accepted.append(plan_id)
-        # a step of another plan may come there first, and is as good
+        self._set("before_report", f"stop {plan_id}")
         pid = self._sprung("before_report")
-        held = [s for s in self._running() if s.claim == 1]
-        until(
-            lambda: any(s.claim > 1 and s.ref in {h.ref for h in held} for s in self._running()),
-            within_s=PATIENCE_S,
-            why=self.fleet.logs,
-        )
+        until(lambda: self._held_again(plan_id), within_s=PATIENCE_S, why=self.fleet.logs)
         os.kill(pid, signal.SIGCONT)
 
-    def _running(self):
+    def _held_again(self, plan_id):
         with contextlib.suppress(Unavailable), self.site.opened.store.transaction() as tx:
-            return [s for p in tx.plans(limit=100) for s in tx.steps(p.plan_id) if s.state == "running"]
-        return []
+            return any(s.claim > 1 and s.state == "running" for s in tx.steps(plan_id))
+        return False
 
     def _springs(self, point):
         self._set(point, "kill")
@@ -155,6 +148,14 @@ class Faults:
         time.sleep(self.rng.uniform(0, 0.5))
         self.site.rabbit.make_vhost(self.site.broker_name)
 
+    def deletes_queues(self):
+        connection = bus.connect(self.site.vhost)
+        try:
+            for queue in topology.QUEUES:
+                connection.channel().queue_delete(queue)
+        finally:
+            connection.collect()
+
     def blocks_publishers(self):
         with self.site.rabbit.memory_alarm():
             self.accepted.append(submitted(self.site.opened, f"While it is blocked {self.rng.random()}"))
@@ -193,12 +194,12 @@ class Faults:
         finally:
             connection.collect()
 
-    def cuts_before_the_confirm(self):
-        """Let a relay publish, keep the broker's answer from it, and cut the wire."""
+    def cuts_before_the_confirm(self, *, asked=False):
+        """Let a relay publish, keep the broker's answer from it (or the message from the broker), and cut the wire."""
         (direct,) = self.fleet.of("relay")
         direct.kill()  # so that the one behind the wire has to publish
         wire = self.site.to_rabbit
-        wire.hold(asked=False)
+        wire.hold(asked=asked)
         self.accepted.append(submitted(self.site.opened, f"Not confirmed {self.rng.random()}"))
         until(lambda: wire.held > 0, within_s=PATIENCE_S, why=self.fleet.logs)
         time.sleep(0.2)
@@ -215,10 +216,11 @@ class Faults:
     # Postgres
 
     def disconnects(self):
-        self.site.database.does(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname IS NOT NULL AND pid <> pg_backend_pid()"
-        )
+        with psycopg.connect(self.site.dsn, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
 
     def kills_postgres(self):
         self.site.database.kill()

@@ -10,7 +10,8 @@ Settings come from the environment, as for `orchestrator worker`. What a goal be
     anything else    nine steps; each of two questions is answered after three calls
 
 A file `POINT` in the folder `traps` beside the witness springs once, for the first process to come to the crash point
-of that name: it kills itself, or stops if the file says `stop`. The file is then called `POINT.PID`.
+of that name: it kills itself, or stops if the file says `stop`. The file is then called `POINT.PID`. A second word is the
+id of the only plan whose steps spring it.
 """
 
 import argparse
@@ -70,12 +71,19 @@ class Traps:
         file = self.folder / point
         if not file.exists():
             return
-        sprung = file.with_name(f"{point}.{os.getpid()}")
         try:
-            file.rename(sprung)
+            action, *plans = file.read_text().split()
+            if plans and structlog.contextvars.get_contextvars().get("plan_id") not in plans:
+                return
+            file.rename(file.with_name(f"{point}.{os.getpid()}"))
         except FileNotFoundError:
             return  # it sprang for another process
-        os.kill(os.getpid(), signal.SIGSTOP if sprung.read_text() == "stop" else signal.SIGKILL)
+        if action == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return
+        # other threads go on meanwhile: an acknowledgement that came too early is really sent
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def steps(opened, file, trap):

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 
@@ -36,6 +37,7 @@ class Database:
         self._home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="orc-pg-")))
         self._home.chmod(0o755)
         self._running = ExitStack()
+        self._prefix = f"chaos_{uuid4().hex[:8]}"
         self._numbers = count(1)
         self._port: int | None = None
         self._start()
@@ -43,11 +45,6 @@ class Database:
     def _start(self) -> None:
         self._server = self._running.enter_context(services.postgres(self._home, port=self._port))
         self._port = urlsplit(self._server.url).port
-        if self._server.pid is None:
-            raise services.ServiceMissing(
-                "This test kills Postgres, which needs a server that the suite starts: "
-                "unset ORCHESTRATOR_TEST_DATABASE_URL, and install Debian's package postgresql."
-            )
 
     @property
     def url(self) -> str:
@@ -60,7 +57,7 @@ class Database:
 
     def create(self) -> str:
         """The address of a new, empty database."""
-        name = f"chaos_{next(self._numbers)}"
+        name = f"{self._prefix}_{next(self._numbers)}"
         self.does(f"CREATE DATABASE {name}")
         return self.url.rsplit("/", 1)[0] + f"/{name}"
 
@@ -75,7 +72,11 @@ class Database:
 
     def kill(self) -> None:
         """End the server with all its processes, without a goodbye."""
-        assert self._server.pid is not None
+        if self._server.pid is None:
+            raise services.ServiceMissing(
+                "This test kills Postgres, which needs a server that the suite starts: "
+                "unset ORCHESTRATOR_TEST_DATABASE_URL, and install Debian's package postgresql."
+            )
         for pid in (self._server.pid, *children(self._server.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.wiring import core
 from scripts.services import free_port
-from tests.chaos.test_fleet import Judged, alive, submitted
+from tests.chaos.judging import Judged, Row, alive, executions, submitted
 from tests.fleet import Fleet, until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -72,28 +72,29 @@ def said(fleet):
     )
 
 
-def judge(fleet, opened, plans):
+def judge(fleet, opened, plans, table, fault, struck):
     until(
         lambda: not alive(opened, plans),
         within_s=60,
         why=lambda: f"seed {SEED}: {len(alive(opened, plans))} plans are lost\n{fleet.logs()}",
     )
-    judged = [Judged(opened, plan_id) for plan_id in plans]
-    executions = Counter(fleet.witness.read_text().splitlines())
-    again = sum(n - 1 for n in executions.values())
-    print(
-        f"\nseed {SEED}: {len(plans)} plans, {executions.total()} calls, {again} of them again; {dict(said(fleet))}"
-    )
+    made = executions(fleet.witness)
+    judged = [Judged(opened, plan_id, made) for plan_id in plans]
+    again = sum(len(times) - 1 for times in made.values())
+    calls = sum(len(times) for times in made.values())
+    print(f"\nseed {SEED}: {len(plans)} plans, {calls} calls, {again} of them again; {dict(said(fleet))}")
+    table.append(Row.of(fault, struck, judged))
     assert [(j.state, j.reason) for j in judged if not j.succeeded] == [], f"seed {SEED}"
     assert sum(j.repeated for j in judged) == 0, f"seed {SEED}: a finished call was made again"
     assert sum(j.twice for j in judged) == 0, f"seed {SEED}: something was decided twice"
+    assert table[-1].violations == {}, f"seed {SEED}"
     assert not any(j.broken for j in judged), f"seed {SEED}: an audit chain does not hold"
     assert again <= sum(j.unknown for j in judged), f"seed {SEED}: a call was repeated that was not in flight"
     assert all(member.lives for member in fleet.members.values()), fleet.logs()
 
 
 def test_a_fleet_whose_redis_is_wiped_paused_and_killed_finishes_every_plan_and_repeats_nothing(
-    dsn, vhost, redis_server
+    dsn, vhost, redis_server, table
 ):
     rng = random.Random(SEED)
     order = [name for name, times in FAULTS.items() for _ in range(times)]
@@ -106,12 +107,13 @@ def test_a_fleet_whose_redis_is_wiped_paused_and_killed_finishes_every_plan_and_
             plans += [submitted(opened, f"Plan {number}.{n}") for n in range(2)]
             time.sleep(rng.uniform(0.1, 0.4))
             strike(redis_server, name, rng)
-        judge(fleet, opened, plans)
+        judge(fleet, opened, plans, table, "Redis wiped, paused and killed", len(order))
         assert said(fleet)["locks.unavailable"] > 0, "no fault was felt"
         until(lambda: said(fleet)["locks.returned"] > 0, why=fleet.logs)
 
 
-def test_a_fleet_whose_redis_is_down_all_the_time_finishes_every_plan(dsn, vhost):
+def test_a_fleet_whose_redis_is_down_all_the_time_finishes_every_plan(dsn, vhost, table):
     with fleet_on(f"redis://127.0.0.1:{free_port()}/0", dsn, vhost, sorted(set(ROLES))) as (fleet, opened):
-        judge(fleet, opened, [submitted(opened, f"Plan {n}") for n in range(6)])
+        plans = [submitted(opened, f"Plan {n}") for n in range(6)]
+        judge(fleet, opened, plans, table, "Redis down for the whole run", 1)
         assert said(fleet)["locks.unavailable"] > 0, "nobody asked for a lock"
