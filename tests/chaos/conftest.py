@@ -34,5 +34,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(figure)
     kept = os.environ.get("CHAOS_REPORT")
     if kept and (rows or figures):
-        told = "\n".join(f"- {figure}" for figure in figures)
-        Path(kept).write_text(f"{judging.as_markdown(rows)}\n\n{told}\n", encoding="utf-8")
+        told = [judging.as_markdown(rows)] if rows else []
+        told.append("\n".join(f"- {figure}" for figure in figures))
+        Path(kept).write_text("\n\n".join(told) + "\n", encoding="utf-8")
