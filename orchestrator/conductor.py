@@ -488,37 +488,38 @@ class Conductor:
 
         Raises `NotFound` for a plan or step that does not exist.
         """
-        missing = self.settle_all([ref])
-        if missing:
-            with self._store.transaction() as tx:
-                self._open_at(tx, ref)  # says which of the two
+        with self._store.transaction() as tx:
+            if self._settle_within(tx, [ref], wait=True):
+                self._open_at(tx, ref)  # says which of the two is not there
 
     def settle_all(self, refs: Iterable[StepRef]) -> Sequence[StepRef]:
-        """Do what `settle` does for many steps, in as few transactions as can be; those that do not exist."""
+        """Do what `settle` does for many steps, in as few transactions as can be; those that do not exist.
+
+        A plan that somebody else holds keeps nobody waiting: its step is rung for again.
+        """
         waiting, missing = list(dict.fromkeys(refs)), list[StepRef]()
         while waiting:
             # one step of each plan at a time: what follows the next depends on what followed this one
             batch = list({ref.plan_id: ref for ref in reversed(waiting)}.values())[: self._rules.batch]
-            missing += self._settle_batch(batch)
+            with self._store.transaction() as tx:
+                missing += self._settle_within(tx, batch, wait=False)
             taken = set(batch)
             waiting = [ref for ref in waiting if ref not in taken]
         return missing
 
-    def _settle_batch(self, refs: Sequence[StepRef]) -> Sequence[StepRef]:
-        with self._store.transaction() as tx:
-            plans = {plan.plan_id: plan for plan in tx.lock_plans([ref.plan_id for ref in refs])}
-            living = [ref for ref in refs if ref.plan_id in plans and plans[ref.plan_id].state in ALIVE]
-            settled = {step.ref: step for step in tx.mark_settled(living)} if living else {}
-            # reading all steps where nobody looks at them would cost more than deciding; and before anything is planned,
-            # since a store writes what was planned before it reads
-            peers = {ref: tx.steps(ref.plan_id) for ref, step in settled.items() if ooda.joins(step)}
-            for ref, step in settled.items():
-                self._follow(_Desk(tx, plans[ref.plan_id], self._sealer), step, peers.get(ref, ()))
-            return [
-                ref
-                for ref in refs
-                if ref not in settled and (ref.plan_id not in plans or tx.step(ref) is None)
-            ]
+    def _settle_within(self, tx: Tx, refs: Sequence[StepRef], *, wait: bool) -> Sequence[StepRef]:
+        plans = {plan.plan_id: plan for plan in tx.lock_plans([ref.plan_id for ref in refs], wait=wait)}
+        living = [ref for ref in refs if ref.plan_id in plans and plans[ref.plan_id].state in ALIVE]
+        settled = {step.ref: step for step in tx.mark_settled(living)} if living else {}
+        # reading all steps where nobody looks at them would cost more than deciding; and before anything is planned,
+        # since a store writes what was planned before it reads
+        peers = {ref: tx.steps(ref.plan_id) for ref, step in settled.items() if ooda.joins(step)}
+        missing = [ref for ref in refs if ref not in settled and tx.step(ref) is None]
+        for ref, step in settled.items():
+            self._follow(_Desk(tx, plans[ref.plan_id], self._sealer), step, peers.get(ref, ()))
+        held = [ref for ref in refs if ref.plan_id not in plans and ref not in missing]
+        tx.send([Message(Topic.COMPLETIONS, ref) for ref in held])
+        return missing
 
     def _follow(self, desk: _Desk, step: Step, peers: Sequence[Step]) -> None:
         match ooda.follow(desk.plan, step, peers, overdue=desk.plan.overdue(desk.tx.now())):
@@ -770,8 +771,8 @@ class Conductor:
 
     def _wake(self, ref: StepRef) -> bool:
         with self._store.transaction() as tx:
-            desk = self._open(tx, ref.plan_id)
-            if desk.plan.state not in ALIVE or not tx.move_step(ref, StepMove.WAKE):
+            desk = self._open_free(tx, ref.plan_id)
+            if desk is None or desk.plan.state not in ALIVE or not tx.move_step(ref, StepMove.WAKE):
                 return False
             tx.send([Message(Topic.STEPS, ref)])
             return True
@@ -782,7 +783,9 @@ class Conductor:
 
     def _rescue(self, ref: StepRef) -> bool:
         with self._store.transaction() as tx:
-            desk = self._open(tx, ref.plan_id)
+            desk = self._open_free(tx, ref.plan_id)
+            if desk is None:
+                return False
             step = tx.step(ref)
             # looked at again under the plan's lock: since the search the worker may have reported or renewed
             if step is None or step.state is not StepState.RUNNING or not tx.lapsed(1, of=ref):
@@ -815,8 +818,8 @@ class Conductor:
 
     def _expire(self, asked: Approval) -> bool:
         with self._store.transaction() as tx:
-            desk = self._open(tx, asked.plan_id)
-            if not tx.decide(
+            desk = self._open_free(tx, asked.plan_id)
+            if desk is None or not tx.decide(
                 asked.approval_id, ApprovalState.EXPIRED, by="system", comment="nobody decided in time"
             ):
                 return False
@@ -844,6 +847,12 @@ class Conductor:
         if plan is None:
             raise NotFound("plan", plan_id)
         return _Desk(tx, plan, self._sealer)
+
+    def _open_free(self, tx: Tx, plan_id: str) -> _Desk | None:
+        """The plan, unless somebody holds it: a sweep comes again, and must not wait behind one that fell silent."""
+        for plan in tx.lock_plans([plan_id], wait=False):
+            return _Desk(tx, plan, self._sealer)
+        return None
 
     def _open_at(self, tx: Tx, ref: StepRef) -> tuple[_Desk, Step]:
         found = tx.lock_step(ref)

@@ -184,7 +184,7 @@ class InMemoryTx:
     def lock_plan(self, plan_id: str) -> Plan | None:
         return self._store.plan_rows.get(plan_id)
 
-    def lock_plans(self, plan_ids: Sequence[str]) -> Sequence[Plan]:
+    def lock_plans(self, plan_ids: Sequence[str], *, wait: bool = True) -> Sequence[Plan]:  # noqa: ARG002 - alone
         return [self._store.plan_rows[i] for i in sorted(set(plan_ids)) if i in self._store.plan_rows]
 
     def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:

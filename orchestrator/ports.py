@@ -58,8 +58,11 @@ class Tx(Protocol):
         """The plan, held against every other transaction until this one ends."""
         ...
 
-    def lock_plans(self, plan_ids: Sequence[str]) -> Sequence[Plan]:
-        """Those of the plans that exist, held like `lock_plan`, by id; safe against others who lock several."""
+    def lock_plans(self, plan_ids: Sequence[str], *, wait: bool = True) -> Sequence[Plan]:
+        """Those of the plans that exist, held like `lock_plan`, by id; safe against others who lock several.
+
+        Without `wait` only those that nobody holds now: whoever looks after many plans must not wait for one.
+        """
         ...
 
     def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:

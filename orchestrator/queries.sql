@@ -28,6 +28,14 @@ SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
  WHERE plan_id = %(plan_id)s
    FOR NO KEY UPDATE;
 
+-- name: lock_free_plans
+-- Those of some plans that nobody holds, held until the transaction ends.
+SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
+  FROM plan
+ WHERE plan_id = ANY(%(plan_ids)s::uuid[])
+ ORDER BY plan_id
+   FOR NO KEY UPDATE SKIP LOCKED;
+
 -- name: lock_step
 -- One plan, held until the transaction ends, with one of its steps, and the time.
 SELECT p.*, COALESCE(%(now)s::timestamptz, now()) AS now, s.plan_id AS s_plan_id,

@@ -55,6 +55,19 @@ from orchestrator.queries import queries
 ALIVE_CLASS = 0x6F726368
 """The first key of the advisory locks by which workers prove to be alive."""
 
+IDLE_S = 15.0
+"""How long a transaction may be left alone, in seconds: longer than the relay waits for a broker inside of one."""
+
+_WIRE = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""So that a wire on which nobody answers any more is noticed within a quarter of a minute."""
+
 _ANY = 1_000_000
 
 _TURN_LOCK = 0x6F7263686F757462
@@ -75,7 +88,14 @@ class Tally:
 class PgStore:
     """A store on one Postgres database; safe to share between threads."""
 
-    def __init__(self, dsn: str, *, size: int = 8, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        size: int = 8,
+        now: Callable[[], datetime] | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self._dsn = dsn
         self._now = now
         self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
@@ -85,8 +105,8 @@ class PgStore:
             timeout=10,
             open=True,
             connection_class=Connection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": True},
-            configure=_set_up,
+            kwargs={"row_factory": dict_row, "autocommit": True, **_WIRE},
+            configure=_patient(idle_s),
         )
 
     def close(self) -> None:
@@ -161,6 +181,8 @@ def _translated() -> Iterator[None]:
         raise Unavailable(f"Postgres gave no connection within 10 s: {error}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(f"Postgres does not answer: {error}") from error
+    except psycopg.errors.IdleInTransactionSessionTimeout as error:
+        raise Unavailable("Postgres ended a transaction that was left alone; nothing was written.") from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise Unavailable("Postgres is read-only at present; nothing was written.") from error
 
@@ -336,9 +358,10 @@ class PgTx:
         row = self._run("lock_plan", plan_id=plan_id).fetchone()
         return self._locked(row) if row else None
 
-    def lock_plans(self, plan_ids: Sequence[str]) -> Sequence[Plan]:
+    def lock_plans(self, plan_ids: Sequence[str], *, wait: bool = True) -> Sequence[Plan]:
         self.flush()
-        return [self._locked(row) for row in self._run("lock_plans", plan_ids=list(plan_ids))]
+        rows = self._run("lock_plans" if wait else "lock_free_plans", plan_ids=list(plan_ids))
+        return [self._locked(row) for row in rows]
 
     def lock_step(self, ref: StepRef) -> tuple[Plan, Step] | None:
         self.flush()
@@ -914,6 +937,19 @@ def _set_up(connection: Connection[DictRow]) -> None:
     connection.execute("SET TIME ZONE 'UTC'")
     connection.execute("SET enable_seqscan = off")
     connection.execute("SET jit = off")
+
+
+def _patient(idle_s: float) -> Callable[[Connection[DictRow]], None]:
+    """Return what sets a session up, and lets Postgres end it when its transaction is left alone for so long.
+
+    A process that falls silent in the middle of a transaction would else keep a plan from everybody for ever.
+    """
+
+    def configure(connection: Connection[DictRow]) -> None:
+        _set_up(connection)
+        connection.execute(f"SET idle_in_transaction_session_timeout = {round(idle_s * 1000)}")
+
+    return configure
 
 
 def _json(value: object) -> Jsonb:

@@ -97,6 +97,7 @@ MUTATIONS = [
     Mutation("run more than a tenant may", "running_of", "s.state = 'running'", "false", "TestATenant"),
     Mutation("claim for a limited tenant without counting", "claim_step", "AND NOT EXISTS (SELECT FROM tenant", "AND NOT EXISTS (SELECT FROM tenant AS t WHERE false) AND true OR EXISTS (SELECT FROM tenant", "TestATenant"),
     Mutation("number without the plan's lock", "lock_plan", "FOR NO KEY UPDATE", "", "TestManyAtOnce::test_sixteen_that_write_about_one_plan_number_its_events_without_gaps", POSTGRES),
+    Mutation("let everybody wait for a process that fell silent", "lock_free_plans", "SKIP LOCKED", "", "TestAProcessThatFallsSilent", POSTGRES),
     Mutation("let relays wait for each other", "take_outbox", "SKIP LOCKED", "NOWAIT", "TestManyAtOnce::test_two_relays_take_different_messages_and_do_not_wait_for_each_other", POSTGRES),
     Mutation("take locks of other databases for alive", "lapsed", "l.database = (SELECT", "0 < (SELECT", "TestAWorkerThatIsAlive::test_is_not_confused_with_one_of_another_database", POSTGRES),
 ]  # fmt: skip

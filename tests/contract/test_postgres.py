@@ -289,6 +289,63 @@ class TestACompletionThatIsLate:
             assert [m for m in tx.take_outbox(10) if m.topic is Topic.COMPLETIONS] == []
 
 
+class TestAProcessThatFallsSilent:
+    """A process that stops in the middle of a transaction holds its plan; it must not hold up anything else."""
+
+    @contextmanager
+    def holding(self, dsn, plan_id):
+        with psycopg.connect(dsn) as silent:
+            silent.execute("SELECT FROM plan WHERE plan_id = %s FOR UPDATE", [plan_id])
+            yield
+            silent.rollback()
+
+    def ended(self, act):
+        """Whether something comes to its end while the plan is held."""
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        thread.join(5)
+        return thread, not thread.is_alive()
+
+    def test_keeps_no_sweeper_from_the_other_plans(self, pg_store, dsn, conductor):
+        refs = [run_by(pg_store, holder=9) for _ in range(3)]  # nobody of that number lives
+        with self.holding(dsn, refs[0].plan_id):
+            thread, ended = self.ended(conductor.sweep)
+            with pg_store.transaction() as tx:
+                states = [tx.step(ref).state for ref in refs]
+        thread.join(10)
+        assert ended
+        assert states == [StepState.RUNNING, StepState.READY, StepState.READY]
+        assert conductor.rescue() == 1
+
+    def test_keeps_no_completion_of_another_plan_waiting_and_its_own_is_rung_for_again(
+        self, pg_store, dsn, conductor
+    ):
+        refs = [StepRef(conductor.submit(asked(key=str(n))).plan_id, 1) for n in range(3)]
+        for ref in refs:
+            assert conductor.report(conductor.begin(ref, holder=1), Completed("deep"))
+        with pg_store.transaction() as tx:
+            tx.take_outbox(100)
+        with self.holding(dsn, refs[1].plan_id):
+            thread, ended = self.ended(lambda: conductor.settle_all(refs))
+        thread.join(10)
+        assert ended
+        with pg_store.transaction() as tx:
+            assert [tx.step(ref).settled for ref in refs] == [True, False, True]
+            rung = [m.ref for m in tx.take_outbox(100) if m.topic is Topic.COMPLETIONS]
+        assert rung == [refs[1]]
+
+    def test_is_ended_by_postgres_and_told_that_it_wrote_nothing(self, dsn):
+        store = PgStore(dsn, size=1, idle_s=0.3)
+        plan_id = new_plan(store)
+        with pytest.raises(Unavailable), store.transaction() as tx:  # noqa: PT012 - it is silent in the middle
+            tx.lock_plan(plan_id)
+            tx.add_event(plan_id, "kind", {})
+            time.sleep(1.0)
+        with store.transaction() as tx:
+            assert tx.plan(plan_id).event_count == 0
+        store.close()
+
+
 class TestTwoSweepers:
     """Several replicas sweep the same database at the same moment."""
 

@@ -201,7 +201,7 @@ MUTATIONS = (
         (
             CONDUCTOR,
             "settled = {step.ref: step for step in tx.mark_settled(living)} if living else {}",
-            "tx.mark_settled(living)\n            settled = {r: s for r in living if (s := tx.step(r)) and s.settled}",
+            "tx.mark_settled(living)\n        settled = {r: s for r in living if (s := tx.step(r)) and s.settled}",
         ),
     ),
     _mutation(
