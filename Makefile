@@ -28,7 +28,8 @@ up-here: setup-dev ## The same without Docker, on servers that are given or brou
 ##@ Trust it
 
 test: setup-dev ## Run every test, with the real services it needs, and enforce coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(if $(ARGS),$(ARGS),--ignore=tests/chaos)
+	@$(if $(ARGS),,$(BIN)/python -m pytest tests/chaos)
 
 check: setup-dev ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -80,6 +80,7 @@ class Traps:
             return  # it sprang for another process
         if action == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.5)  # another thread may take the signal, and this one go on for a moment
             return
         # other threads go on meanwhile: an acknowledgement that came too early is really sent
         time.sleep(0.2)
