@@ -323,9 +323,8 @@ class Conductor:
                 self._bury(desk, step, "attempts_used_up", f"All {step.max_attempts} attempts were used up.")
                 return None
             if not tx.may_run(desk.plan.tenant):
-                tx.send(
-                    [Message(Topic.STEPS, ref)]
-                )  # the relay keeps it until another of the tenant's has ended
+                # the relay keeps it until another of the tenant's has ended
+                tx.send([Message(Topic.STEPS, ref)])
                 return None
             # it was tried before, or its tenant is limited, or it became ready since
             taken = tx.claim_step(ref, holder=holder, lease=self._rules.lease)
