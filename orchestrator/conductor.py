@@ -7,10 +7,10 @@ worker that lost its claim is told so (`Fenced`, or `False`) and has changed not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeGuard, TypeVar
 
 from orchestrator.domain import fork as domain_fork
 from orchestrator.domain import ooda
@@ -50,7 +50,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.retry import Backoff
 from orchestrator.messages import Message, Topic
-from orchestrator.ports import Store, Tx
+from orchestrator.ports import Completion, Store, Tx
 from orchestrator.vault.chain import Sealer
 
 _T = TypeVar("_T")
@@ -306,11 +306,18 @@ class Conductor:
         Counts the attempt before the work, so that a step which kills its workers comes to an end.
         Raises `NotFound` for a plan or step that does not exist.
         """
-        with self._store.at_once() as tx:
-            taken = tx.claim_step(ref, holder=holder, lease=self._rules.lease, first=True)
-        return self._begin_otherwise(ref, holder=holder) if taken is None else Claimed(*taken)
+        return self.begin_ready([ref], holder=holder).get(ref) or self.begin_otherwise(ref, holder=holder)
 
-    def _begin_otherwise(self, ref: StepRef, *, holder: int) -> Claimed | None:
+    def begin_ready(self, refs: Sequence[StepRef], *, holder: int) -> Mapping[StepRef, Claimed]:
+        """Give those of the steps to a worker that nothing speaks against, at once; for others, ask `begin_otherwise`.
+
+        Waits for nobody: neither for another worker nor for whoever holds a plan.
+        """
+        with self._store.at_once() as tx:
+            taken = tx.claim_steps(refs, holder=holder, lease=self._rules.lease, first=True)
+        return {ref: Claimed(*taken[ref]) for ref in taken}
+
+    def begin_otherwise(self, ref: StepRef, *, holder: int) -> Claimed | None:
         """Find out why a step could not be claimed at once, and do what follows from that."""
         with self._store.transaction() as tx:
             desk, step = self._open_at(tx, ref)
@@ -327,11 +334,11 @@ class Conductor:
                 tx.send([Message(Topic.STEPS, ref)])
                 return None
             # it was tried before, or its tenant is limited, or it became ready since
-            taken = tx.claim_step(ref, holder=holder, lease=self._rules.lease)
-            if taken is None:
+            taken = tx.claim_steps([ref], holder=holder, lease=self._rules.lease)
+            if ref not in taken:
                 return None
             self._orphan_calls(desk, ref)
-            return Claimed(*taken)
+            return Claimed(*taken[ref])
 
     def tell_started(self, claimed: Claimed) -> bool:
         """Say that a step is being worked on; for those that take a while. `False` when it is no longer held."""
@@ -349,13 +356,6 @@ class Conductor:
 
     def report(self, claimed: Claimed, outcome: Outcome) -> bool:
         """Record what a step came to; `False` when the claim is no longer the current one, and nothing was written."""
-        if (
-            isinstance(outcome, Completed)
-            and outcome.report is None
-            and not (outcome.facts or outcome.partial)
-        ):
-            with self._store.at_once() as tx:
-                return self._completed(tx, claimed, outcome)
         with self._store.transaction() as tx:
             desk = self._open(tx, claimed.ref.plan_id)
             match outcome:
@@ -370,9 +370,17 @@ class Conductor:
                 case Refused():
                     return self._refuse(desk, claimed, outcome)
 
+    def report_plain(self, reports: Sequence[tuple[Claimed, Completed]]) -> Collection[StepRef]:
+        """Record what several steps came to, where it `is_plain`; those recorded. For others, `report` says why not.
+
+        Waits for nobody, and fails as a whole: one that cannot be written down keeps the rest from it.
+        """
+        with self._store.at_once() as tx:
+            return tx.complete_steps([_completion(claimed, outcome) for claimed, outcome in reports])
+
     def _complete(self, desk: _Desk, claimed: Claimed, outcome: Completed) -> bool:
         ref = claimed.ref
-        if not self._completed(desk.tx, claimed, outcome):
+        if ref not in desk.tx.complete_steps([_completion(claimed, outcome)]):
             return False
         desk.tx.add_facts(ref.plan_id, outcome.facts)
         if outcome.partial:
@@ -381,21 +389,6 @@ class Conductor:
             desk.tx.put_report(ref.plan_id, outcome.report)
             desk.audit("report.written", {"step": ref.number, "sha256": digest(outcome.report)})
         return True
-
-    @staticmethod
-    def _completed(tx: Tx, claimed: Claimed, outcome: Completed) -> bool:
-        return tx.complete_step(
-            claimed.ref,
-            claim=claimed.claim,
-            verdict=outcome.verdict,
-            follow_ups=outcome.follow_ups,
-            result=outcome.result,
-            told={
-                **_named(claimed.step),
-                "verdict": outcome.verdict,
-                "facts": len(outcome.facts),
-            },
-        )
 
     def _snooze(self, desk: _Desk, claimed: Claimed, outcome: Snoozed) -> bool:
         delay = timedelta(seconds=outcome.delay_s)
@@ -942,6 +935,24 @@ class _Desk:
         )
         self.tx.add_audit(record)
         self._number, self._head = record.number, record.mac
+
+
+def is_plain(outcome: Outcome) -> TypeGuard[Completed]:
+    """Whether an outcome is a verdict and a result, and nothing else is to be written."""
+    return (
+        isinstance(outcome, Completed) and outcome.report is None and not (outcome.facts or outcome.partial)
+    )
+
+
+def _completion(claimed: Claimed, outcome: Completed) -> Completion:
+    return Completion(
+        claimed.ref,
+        claimed.claim,
+        outcome.verdict,
+        outcome.follow_ups,
+        outcome.result,
+        told={**_named(claimed.step), "verdict": outcome.verdict, "facts": len(outcome.facts)},
+    )
 
 
 def _named(step: Step) -> dict[str, Json]:

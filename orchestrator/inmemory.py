@@ -6,7 +6,7 @@ says which holders are; `on_commit` is called before and after each commit, so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from datetime import datetime, timedelta
@@ -39,6 +39,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.messages import Message, Topic
+from orchestrator.ports import Completion
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -266,9 +267,13 @@ class InMemoryTx:
     def steps(self, plan_id: str) -> Sequence[Step]:
         return [step for _, step in sorted(self._store.step_rows.get(plan_id, {}).items())]
 
-    def claim_step(
-        self, ref: StepRef, *, holder: int, lease: timedelta, first: bool = False
-    ) -> tuple[Plan, Step] | None:
+    def claim_steps(
+        self, refs: Sequence[StepRef], *, holder: int, lease: timedelta, first: bool = False
+    ) -> Mapping[StepRef, tuple[Plan, Step]]:
+        taken = ((ref, self._claim(ref, holder, lease, first=first)) for ref in refs)
+        return {ref: found for ref, found in taken if found is not None}
+
+    def _claim(self, ref: StepRef, holder: int, lease: timedelta, *, first: bool) -> tuple[Plan, Step] | None:
         plan, step = self.plan(ref.plan_id), self.step(ref)
         if plan is None or plan.state not in ALIVE:
             return None
@@ -296,22 +301,18 @@ class InMemoryTx:
             self.add_event(ref.plan_id, "plan.started", {})
         return self._store.plan_rows[ref.plan_id], claimed
 
-    def complete_step(
-        self,
-        ref: StepRef,
-        *,
-        claim: int,
-        verdict: str,
-        follow_ups: Sequence[Mapping[str, Json]],
-        result: Mapping[str, Json],
-        told: Mapping[str, Json],
-    ) -> bool:
-        if not self.move_step(ref, StepMove.COMPLETE, claim=claim, verdict=verdict, follow_ups=follow_ups):
+    def complete_steps(self, completions: Sequence[Completion]) -> Collection[StepRef]:
+        return {c.ref for c in completions if self._complete(c)}
+
+    def _complete(self, c: Completion) -> bool:
+        if not self.move_step(
+            c.ref, StepMove.COMPLETE, claim=c.claim, verdict=c.verdict, follow_ups=c.follow_ups
+        ):
             return False
-        if result:
-            self._change_step(self._store.step_rows[ref.plan_id][ref.number], result=result)
-        self.add_event(ref.plan_id, "step.succeeded", told)
-        self.send([Message(Topic.COMPLETIONS, ref)])
+        if c.result:
+            self._change_step(self._store.step_rows[c.ref.plan_id][c.ref.number], result=c.result)
+        self.add_event(c.ref.plan_id, "step.succeeded", c.told)
+        self.send([Message(Topic.COMPLETIONS, c.ref)])
         return True
 
     def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:

@@ -7,8 +7,9 @@ counters and its audit chain until the transaction ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
@@ -35,6 +36,18 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.messages import Message, Topic
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a running step came to; `told` is the body of the event that says so."""
+
+    ref: StepRef
+    claim: int
+    verdict: str
+    follow_ups: Sequence[Mapping[str, Json]]
+    result: Mapping[str, Json]
+    told: Mapping[str, Json]
 
 
 class Tx(Protocol):
@@ -112,29 +125,21 @@ class Tx(Protocol):
         """All steps of a plan by number."""
         ...
 
-    def claim_step(
-        self, ref: StepRef, *, holder: int, lease: timedelta, first: bool = False
-    ) -> tuple[Plan, Step] | None:
-        """Give a step that is ready and due to one holder, with a higher claim and one more attempt.
+    def claim_steps(
+        self, refs: Sequence[StepRef], *, holder: int, lease: timedelta, first: bool = False
+    ) -> Mapping[StepRef, tuple[Plan, Step]]:
+        """Give those steps that are ready and due to one holder, each with a higher claim and one more attempt.
 
-        Starts its plan where it is the first of it, and says so. `None`, and nothing written, when the plan has ended, the step is not ready or has used up
-        its attempts, or is a question of a plan whose time is up; with `first`, also when it was claimed before.
+        Starts a plan where a step is the first of it, and says so. Leaves a step alone when its plan has ended, it is
+        not ready or has used up its attempts, it is a question of a plan whose time is up, or somebody else holds it
+        or its queued plan just now; with `first`, also when it was claimed before or its tenant is limited.
         """
         ...
 
-    def complete_step(
-        self,
-        ref: StepRef,
-        *,
-        claim: int,
-        verdict: str,
-        follow_ups: Sequence[Mapping[str, Json]],
-        result: Mapping[str, Json],
-        told: Mapping[str, Json],
-    ) -> bool:
-        """Make the move `complete`, write `told` as its event and ring for what follows.
+    def complete_steps(self, completions: Sequence[Completion]) -> Collection[StepRef]:
+        """Make the move `complete` for steps, write each one's event and ring for what follows; those that moved.
 
-        `False`, and nothing written, when the step no longer runs under this claim.
+        Leaves a step alone when it no longer runs under that claim, or somebody else holds its plan.
         """
         ...
 

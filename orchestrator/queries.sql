@@ -155,14 +155,18 @@ SELECT s.*, o.result
  WHERE s.plan_id = %(plan_id)s
  ORDER BY s.number;
 
--- name: claim_step
--- Give one step that is ready and due to one holder, and start its plan where it is the first; or return no row.
+-- name: claim_steps
+-- Give those steps that are ready and due to one holder, and start their plans where they are the first.
   WITH queued AS MATERIALIZED (
            SELECT plan_id, event_count
              FROM plan
-            WHERE plan_id = %(plan_id)s
+            WHERE plan_id = ANY(%(plan_ids)s::uuid[])
               AND state = 'queued'
-              FOR NO KEY UPDATE),
+              FOR NO KEY UPDATE SKIP LOCKED),
+       named AS MATERIALIZED (
+           SELECT n.plan_id, n.number
+             FROM (SELECT set_config('lock_timeout', COALESCE(%(patience)s, current_setting('lock_timeout')), true)) AS patience
+            CROSS JOIN unnest(%(plan_ids)s::uuid[], %(numbers)s::integer[]) AS n (plan_id, number)),
        claimed AS (
 UPDATE step AS s
    SET state        = 'running',
@@ -171,17 +175,17 @@ UPDATE step AS s
        holder       = %(holder)s,
        leased_until = COALESCE(%(now)s::timestamptz, now()) + %(lease)s::interval,
        run_after    = NULL
-  FROM plan AS p
- WHERE s.plan_id = %(plan_id)s
-   AND s.number = %(number)s
+  FROM named
+  JOIN plan AS p ON p.plan_id = named.plan_id
+ WHERE s.plan_id = named.plan_id
+   AND s.number = named.number
    AND s.state = 'ready'
    AND s.attempt < s.max_attempts
    AND (NOT %(first)s
         OR (s.claim = 0
             AND NOT EXISTS (SELECT FROM tenant AS t WHERE t.tenant = p.tenant AND t.max_running IS NOT NULL)))
    AND (s.run_after IS NULL OR s.run_after <= COALESCE(%(now)s::timestamptz, now()))
-   AND p.plan_id = s.plan_id
-   AND (p.state IN ('running', 'waiting_approval') OR EXISTS (SELECT FROM queued))
+   AND (p.state IN ('running', 'waiting_approval') OR p.plan_id IN (SELECT plan_id FROM queued))
    AND (s.agent <> 'researcher' OR p.deadline > COALESCE(%(now)s::timestamptz, now()))
 RETURNING p.*, s.plan_id AS s_plan_id, s.number AS s_number, s.agent AS s_agent, s.phase AS s_phase,
        s.state AS s_state, s.round AS s_round, s.brief AS s_brief, s.attempt AS s_attempt,
@@ -193,11 +197,13 @@ UPDATE plan AS p
    SET state       = 'running',
        event_count = queued.event_count + 1
   FROM queued, claimed
- WHERE p.plan_id = queued.plan_id),
+ WHERE p.plan_id = queued.plan_id
+   AND claimed.plan_id = queued.plan_id),
        told AS (
 INSERT INTO event (plan_id, number, at, kind, body)
-SELECT queued.plan_id, queued.event_count + 1, COALESCE(%(now)s::timestamptz, now()), 'plan.started', '{}'
-  FROM queued, claimed)
+SELECT DISTINCT queued.plan_id, queued.event_count + 1, COALESCE(%(now)s::timestamptz, now()), 'plan.started', '{}'::jsonb
+  FROM queued
+  JOIN claimed USING (plan_id))
 SELECT claimed.*, queued.event_count AS started_behind
   FROM claimed
   LEFT JOIN queued USING (plan_id);
@@ -236,48 +242,63 @@ UPDATE step
    AND (%(claim)s::integer IS NULL OR claim = %(claim)s)
 RETURNING number;
 
--- name: complete_step
--- Write what a running step came to, say so and ring for what follows, if the claim is the current one.
-  WITH counted AS (  -- locks the plan; where the step is lost while it waits, dividing by no row makes all of it fail
+-- name: complete_steps
+-- Write what running steps came to, say so and ring for what follows, where the claim is the current one.
+  WITH came AS MATERIALIZED (
+           SELECT c.*, row_number() OVER (PARTITION BY c.plan_id ORDER BY c.number) AS nth, count(*) OVER (PARTITION BY c.plan_id) AS events
+             FROM (SELECT set_config('lock_timeout', COALESCE(%(patience)s, current_setting('lock_timeout')), true)) AS patience
+            CROSS JOIN (SELECT *
+                          FROM jsonb_to_recordset(%(completions)s)
+                               AS r (plan_id uuid, number integer, claim integer, verdict text, follow_ups jsonb,
+                                     result jsonb, told jsonb)
+                         LIMIT %(number)s) AS c  -- tells the planner that they are few
+            CROSS JOIN LATERAL (SELECT
+                                  FROM step AS s
+                                 WHERE s.plan_id = c.plan_id
+                                   AND s.number = c.number
+                                   AND s.state = 'running'
+                                   AND s.claim = c.claim
+                                 LIMIT 1) AS current),
+       counted AS (  -- locks the plans; where a step is lost meanwhile, dividing by nothing makes all of it fail
 UPDATE plan AS p
-   SET event_count = p.event_count + 1
-  FROM step AS s
- WHERE p.plan_id = %(plan_id)s
-   AND s.plan_id = p.plan_id
-   AND s.number = %(number)s
-   AND s.state = 'running'
-   AND s.claim = %(claim)s
-RETURNING p.plan_id, p.event_count),
+   SET event_count = p.event_count + came.events
+  FROM came
+ WHERE came.nth = 1
+   AND p.plan_id = came.plan_id
+RETURNING p.plan_id, p.event_count - came.events AS behind),
        moved AS (
 UPDATE step AS s
    SET state        = 'succeeded',
        holder       = NULL,
        leased_until = NULL,
        offered_at   = COALESCE(%(now)s::timestamptz, now()),
-       verdict      = %(verdict)s,
-       follow_ups   = %(follow_ups)s,
+       verdict      = came.verdict,
+       follow_ups   = came.follow_ups,
        reason       = NULL
-  FROM counted
- WHERE s.plan_id = counted.plan_id
-   AND s.number = %(number)s
+  FROM came
+ WHERE s.plan_id = came.plan_id
+   AND s.number = came.number
    AND s.state = 'running'
-   AND s.claim = %(claim)s
+   AND s.claim = came.claim
 RETURNING s.plan_id, s.number),
        kept AS (
 INSERT INTO outcome (plan_id, step, result)
-SELECT moved.plan_id, moved.number, %(result)s
-  FROM moved
- WHERE %(result)s::jsonb <> '{}'),
+SELECT came.plan_id, came.number, came.result
+  FROM came
+ WHERE came.result <> '{}'),
        told AS (
 INSERT INTO event (plan_id, number, at, kind, body)
-SELECT counted.plan_id, counted.event_count, COALESCE(%(now)s::timestamptz, now()), 'step.succeeded', %(told)s
-  FROM counted),
+SELECT came.plan_id, counted.behind + came.nth, COALESCE(%(now)s::timestamptz, now()), 'step.succeeded', came.told
+  FROM came
+  JOIN counted USING (plan_id)),
        rung AS (
 INSERT INTO outbox (topic, plan_id, step, put_at)
 SELECT 'plan.completions', moved.plan_id, moved.number, COALESCE(%(now)s::timestamptz, now())
   FROM moved)
-SELECT counted.event_count / (SELECT count(*) FROM moved) AS event_count
-  FROM counted;
+SELECT came.plan_id::text, came.number,
+       (counted.behind + came.nth) / ((SELECT count(*) FROM moved) = (SELECT count(*) FROM came))::integer AS event_count
+  FROM came
+  JOIN counted USING (plan_id);
 
 -- name: lock_plans
 -- Some plans, held until the transaction ends; locked in one order, so that nobody waits in a circle.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -50,6 +50,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Misfire, Overlap, Schedule
 from orchestrator.messages import Message, Topic
+from orchestrator.ports import Completion
 from orchestrator.queries import queries
 
 ALIVE_CLASS = 0x6F726368
@@ -67,6 +68,11 @@ _WIRE = {
     "tcp_user_timeout": 15_000,
 }
 """So that a wire on which nobody answers any more is noticed within a quarter of a minute."""
+
+PATIENCE_S = 0.1
+"""How long a statement for several steps waits for what somebody else holds, in seconds; each is asked alone then."""
+
+_HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 _ANY = 1_000_000
 
@@ -95,9 +101,11 @@ class PgStore:
         size: int = 8,
         now: Callable[[], datetime] | None = None,
         idle_s: float = IDLE_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._dsn = dsn
         self._now = now
+        self._patience = f"{round(patience_s * 1000)}ms"
         self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
             dsn,
             min_size=0,
@@ -141,7 +149,7 @@ class PgStore:
         with _translated():
             connection = self._pool.getconn()
             try:
-                yield PgTx(connection, self._now() if self._now else None)
+                yield PgTx(connection, self._now() if self._now else None, patience=self._patience)
             except psycopg.Error:
                 _roll_back(connection)
                 raise
@@ -245,8 +253,11 @@ class Alive:
 class PgTx:
     """One transaction on Postgres."""
 
-    def __init__(self, connection: Connection[DictRow], now: datetime | None) -> None:
+    def __init__(
+        self, connection: Connection[DictRow], now: datetime | None, *, patience: str | None = None
+    ) -> None:
         self._connection = connection
+        self._patience = patience
         self._cursor: Cursor[DictRow] = connection.cursor()
         self._fixed_now = now
         self._known_now = now
@@ -455,48 +466,57 @@ class PgTx:
     def steps(self, plan_id: str) -> Sequence[Step]:
         return [_step(row) for row in self._run("steps", plan_id=plan_id)]
 
-    def claim_step(
-        self, ref: StepRef, *, holder: int, lease: timedelta, first: bool = False
-    ) -> tuple[Plan, Step] | None:
-        row = self._run(
-            "claim_step", plan_id=ref.plan_id, number=ref.number, holder=holder, lease=lease, first=first
-        ).fetchone()
-        if row is None:
-            return None
-        plan = _plan(row)
-        if row["started_behind"] is not None:
-            number = int(row["started_behind"]) + 1
-            self._pending(ref.plan_id).event_count = number
-            plan = replace(plan, state=PlanState.RUNNING, event_count=number)
-        return plan, _step_beside(row)
-
-    def complete_step(
-        self,
-        ref: StepRef,
-        *,
-        claim: int,
-        verdict: str,
-        follow_ups: Sequence[Mapping[str, Json]],
-        result: Mapping[str, Json],
-        told: Mapping[str, Json],
-    ) -> bool:
-        values = {
-            "plan_id": ref.plan_id,
-            "number": ref.number,
-            "claim": claim,
-            "verdict": verdict,
-            "follow_ups": _json(list(follow_ups)),
-            "result": _json(result),
-            "told": _json(told),
-        }
+    def claim_steps(
+        self, refs: Sequence[StepRef], *, holder: int, lease: timedelta, first: bool = False
+    ) -> Mapping[StepRef, tuple[Plan, Step]]:
+        ordered = sorted(
+            refs, key=lambda ref: (ref.plan_id, ref.number)
+        )  # whoever takes several takes them in one order
         try:
-            row = self._run("complete_step", **values).fetchone()
-        except psycopg.errors.DivisionByZero:
-            return False  # the claim was lost while the statement waited for the plan
-        if row is None:
-            return False
-        self._pending(ref.plan_id).event_count = int(row["event_count"])
-        return True
+            rows = self._run(
+                "claim_steps",
+                plan_ids=[ref.plan_id for ref in ordered],
+                numbers=[ref.number for ref in ordered],
+                holder=holder,
+                lease=lease,
+                first=first,
+                patience=self._patience,
+            ).fetchall()
+        except _HELD:
+            return {}
+        taken = {}
+        for row in rows:
+            plan, step = _plan(row), _step_beside(row)
+            if row["started_behind"] is not None:
+                number = int(row["started_behind"]) + 1
+                self._pending(plan.plan_id).event_count = number
+                plan = replace(plan, state=PlanState.RUNNING, event_count=number)
+            taken[step.ref] = (plan, step)
+        return taken
+
+    def complete_steps(self, completions: Sequence[Completion]) -> Collection[StepRef]:
+        came: list[Mapping[str, Json]] = [
+            {
+                "plan_id": c.ref.plan_id,
+                "number": c.ref.number,
+                "claim": c.claim,
+                "verdict": c.verdict,
+                "follow_ups": list(c.follow_ups),
+                "result": c.result,
+                "told": c.told,
+            }
+            for c in completions
+        ]
+        try:
+            rows = self._run(
+                "complete_steps", completions=_plain(came), number=len(came), patience=self._patience
+            ).fetchall()
+        except (psycopg.errors.DivisionByZero, *_HELD):
+            return set()  # one of the claims was lost while the statement waited, or it waited too long
+        for row in rows:
+            pending = self._pending(row["plan_id"])
+            pending.event_count = max(pending.event_count, int(row["event_count"]))
+        return {StepRef(row["plan_id"], row["number"]) for row in rows}
 
     def renew(self, ref: StepRef, *, claim: int, lease: timedelta) -> bool:
         return self._hit("renew_step", plan_id=ref.plan_id, number=ref.number, claim=claim, lease=lease)

@@ -105,8 +105,8 @@ GUARDS = (
         "P2",
         fleet("processes", "SIGSTOP before the report until another holds the step"),
         (QUERIES, "\n   AND (%(claim)s::integer IS NULL OR claim = %(claim)s)", ""),
-        (QUERIES, "\n   AND s.claim = %(claim)s\nRETURNING p.plan_id", "\nRETURNING p.plan_id"),
-        (QUERIES, "\n   AND s.claim = %(claim)s\nRETURNING s.plan_id", "\nRETURNING s.plan_id"),
+        (QUERIES, "\n                                   AND s.claim = c.claim\n", "\n"),
+        (QUERIES, "\n   AND s.claim = came.claim\nRETURNING s.plan_id", "\nRETURNING s.plan_id"),
     ),
     _guard(
         "what follows a step is decided once",

@@ -21,12 +21,13 @@ from typing import TypeVar, overload
 import structlog
 
 from agents.toolbox import Assignment, Mind, ToolResult
-from orchestrator.conductor import Conductor
+from orchestrator.conductor import Conductor, is_plain
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
 from orchestrator.telemetry import log
 from workers.gate.gate import CallFailed, CallHeld, CallRefused, Gate
+from workers.together import Together
 
 _T = TypeVar("_T")
 
@@ -76,6 +77,17 @@ class Executor:
         self._crash_point = crash_point
         self._heartbeats = Heartbeats(conductor, step_timeout_s)
         self._hands = _InHand()
+        self._claims = Together(self._claim)
+        self._reports = Together(self._record)
+
+    def _claim(self, refs: Sequence[StepRef]) -> Mapping[int, Claimed]:
+        claimed = dict(self._conductor.begin_ready(refs, holder=self._holder))
+        # a step that is named twice is given to one thread only
+        return {at: claimed.pop(ref) for at, ref in enumerate(refs) if ref in claimed}
+
+    def _record(self, reports: Sequence[tuple[Claimed, Completed]]) -> Mapping[int, bool]:
+        recorded = self._conductor.report_plain(reports)
+        return {at: True for at, (claimed, _) in enumerate(reports) if claimed.ref in recorded}
 
     def run(self, ref: StepRef, *, on_claim: Callable[[], None] = lambda: None) -> None:
         """Take the step if it is there to be taken, think, and record what came of it.
@@ -86,7 +98,7 @@ class Executor:
         """
         self._crash_point("before_claim")
         with self._hands.busy():
-            claimed = self._conductor.begin(ref, holder=self._holder)
+            claimed = self._claims.ask(ref) or self._conductor.begin_otherwise(ref, holder=self._holder)
             if claimed is None:
                 return  # a duplicate, called off, or too early
             with self._hands.holding(claimed):
@@ -174,6 +186,8 @@ class Executor:
         give_up = time.monotonic() + self._conductor.rules.lease.total_seconds()
         while True:
             try:
+                if is_plain(outcome) and self._reports.ask((claimed, outcome)):
+                    return True
                 return self._conductor.report(claimed, outcome)
             except Unavailable:
                 log.warning("store.unavailable")

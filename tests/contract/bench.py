@@ -13,14 +13,35 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from orchestrator.domain.lifecycle import PlanMove
-from orchestrator.domain.plan import Agent, NewStep, PlanState, Request, StepRef, StepState, request
+from orchestrator.domain.plan import (
+    Agent,
+    NewStep,
+    Plan,
+    PlanState,
+    Request,
+    Step,
+    StepRef,
+    StepState,
+    request,
+)
 from orchestrator.inmemory import InMemoryStore
-from orchestrator.ports import Store
+from orchestrator.ports import Completion, Store, Tx
 from orchestrator.store import Alive, PgStore
 from tests.clock import Clock
 
 LEASE = timedelta(seconds=30)
 HOUR = timedelta(hours=1)
+
+
+def claim_one(tx: Tx, ref: StepRef, **rest: object) -> tuple[Plan, Step] | None:
+    """Claim one step."""
+    return tx.claim_steps([ref], lease=LEASE, **rest).get(ref)
+
+
+def complete_one(tx: Tx, ref: StepRef, claim: int = 1, verdict: str = "found", **rest: object) -> bool:
+    """Complete one step."""
+    usual = {"follow_ups": [], "result": {}, "told": {"step": ref.number}}
+    return ref in tx.complete_steps([Completion(ref, claim, verdict, **{**usual, **rest})])
 
 
 class Bench(Protocol):

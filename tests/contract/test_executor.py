@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from uuid import uuid4
@@ -298,12 +299,88 @@ class TestAStoreThatIsAway:
     def test_when_a_step_begins_is_told_to_whoever_rang(self, light):
         store = Flaky(light.bench.store)
         ref = light.submit()
-        store.failures = 1
+        store.failures = 2  # it is asked for together with others, and then alone
 
         with pytest.raises(Unavailable):
             light.executor({}, conductor=light.conductor_on(store)).run(ref)
 
         assert light.rows("step", ref).state is StepState.READY
+
+
+class TestSeveralThreads:
+    """What they begin and report in one go must come to what each would have come to alone."""
+
+    def all_run(self, work, executor, refs):
+        with ThreadPoolExecutor(len(refs)) as threads:
+            list(threads.map(executor.run, refs))
+        return [work.rows("step", ref) for ref in refs]
+
+    def test_that_hear_of_one_step_run_it_once(self, work):
+        thought = []
+
+        def think(assignment, toolbox):
+            thought.append(assignment.step)
+            return Completed("found")
+
+        ref = work.submit()
+        with grouping(work.executor({Agent.RESEARCHER: think}), 8) as executor:
+            steps = self.all_run(work, executor, [ref] * 8)
+        assert thought == [ref.number]
+        assert {(s.state, s.claim) for s in steps} == {(StepState.SUCCEEDED, 1)}
+
+    def test_are_not_hurt_by_one_that_cannot_be_written_down(self, dsn, sealer):
+        bench = PostgresBench(dsn)
+        with opened(bench, sealer) as work:
+            refs = [work.submit() for _ in range(6)]
+            bad = refs[3].plan_id
+
+            def think(assignment, toolbox):
+                together.wait(10)
+                plan_id = structlog.contextvars.get_contextvars()["plan_id"]
+                return Completed("found", result={"said": "\x00" if plan_id == bad else "well"})
+
+            together = threading.Barrier(6)
+            with grouping(work.executor({Agent.RESEARCHER: think}), 6) as executor:
+                steps = self.all_run(work, executor, refs)
+            assert [s.state for s in steps] == [
+                StepState.RETRYING if ref == refs[3] else StepState.SUCCEEDED for ref in refs
+            ]
+        bench.close()
+
+    def test_begin_what_was_tried_before_as_well(self, work):
+        refs = [work.submit() for _ in range(4)]
+        for ref in refs[:2]:
+            work.lose(work.claim(ref))
+        think = {Agent.RESEARCHER: lambda a, t: Completed("found")}
+        for ref in refs[:2]:
+            work.bench.lose(work.holders[f"{ref.plan_id}/{ref.number}"])
+        assert work.conductor.rescue() == 2
+        with grouping(work.executor(think), 4) as executor:
+            steps = self.all_run(work, executor, refs)
+        assert [(s.state, s.claim) for s in steps] == [
+            (StepState.SUCCEEDED, 3),
+            (StepState.SUCCEEDED, 3),
+            (StepState.SUCCEEDED, 1),
+            (StepState.SUCCEEDED, 1),
+        ]
+
+
+@contextmanager
+def grouping(executor, size):
+    """Let an executor's threads wait for each other until they are so many, and say that they did."""
+    groups = []
+    for together in (executor._claims, executor._reports):
+        together._last, together._linger_s = size, 10.0
+        together._enough.clear()
+        carry = together._carry
+
+        def counted(questions, carry=carry):
+            groups.append(len(questions))
+            return carry(questions)
+
+        together._carry = counted
+    yield executor
+    assert max(groups) == size
 
 
 class TestALostClaim:

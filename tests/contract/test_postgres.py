@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from orchestrator import database
 from orchestrator.conductor import Conductor, Rules
@@ -41,8 +42,10 @@ from orchestrator.domain.plan import (
     StepState,
 )
 from orchestrator.messages import Message, Topic
+from orchestrator.ports import Completion
+from orchestrator.queries import queries
 from orchestrator.store import ALIVE_CLASS, Alive, PgStore
-from tests.contract.bench import LEASE, asked, new_plan, new_step, new_steps
+from tests.contract.bench import LEASE, asked, claim_one, complete_one, new_plan, new_step, new_steps
 
 pytestmark = pytest.mark.postgres
 
@@ -107,7 +110,7 @@ class TestManyAtOnce:
 
         def claim(n):
             with pg_store.transaction() as tx:
-                return tx.claim_step(ref, holder=n + 1, lease=LEASE)
+                return claim_one(tx, ref, holder=n + 1)
 
         won = [taken[1] for taken in at_once(20, claim) if taken is not None]
         assert len(won) == 1
@@ -119,13 +122,11 @@ class TestManyAtOnce:
         refs = new_steps(pg_store, 16)
         for ref in refs:
             with pg_store.at_once() as tx:
-                assert tx.claim_step(ref, holder=1, lease=LEASE)
+                assert claim_one(tx, ref, holder=1)
 
         def complete(n):
             with pg_store.at_once() as tx:
-                return tx.complete_step(
-                    refs[n], claim=1, verdict="found", follow_ups=[], result={}, told={"step": n + 1}
-                )
+                return complete_one(tx, refs[n])
 
         assert all(at_once(16, complete))
         with pg_store.transaction() as tx:
@@ -259,18 +260,77 @@ class TestManyAtOnce:
             assert [m.ref.number for m in tx.take_outbox(4)] == [1, 2, 3, 4]
 
 
+class TestSeveralAtOnce:
+    """A statement for several steps must not keep all of them waiting for one that somebody holds."""
+
+    @pytest.fixture
+    def hand(self, hand):
+        """One that lets go after a while, so that a store which waits for it shows as a failure."""
+        hand.execute("SET idle_in_transaction_session_timeout = '3s'")
+        return hand
+
+    def test_are_not_claimed_while_one_of_them_is_held(self, pg_store, hand):
+        held, free = new_step(pg_store), new_step(pg_store)
+        with hand.transaction():
+            hand.execute("SELECT FROM step WHERE plan_id = %s FOR UPDATE", [held.plan_id])
+            with pg_store.at_once() as tx:
+                assert tx.claim_steps([held, free], holder=1, lease=LEASE, first=True) == {}
+            with pg_store.at_once() as tx:
+                assert set(tx.claim_steps([free], holder=1, lease=LEASE, first=True)) == {free}
+        with pg_store.at_once() as tx:
+            assert set(tx.claim_steps([held], holder=1, lease=LEASE, first=True)) == {held}
+
+    def test_are_not_completed_while_the_plan_of_one_is_held(self, pg_store, hand):
+        held, free = new_step(pg_store), new_step(pg_store)
+        for ref in (held, free):
+            with pg_store.at_once() as tx:
+                assert claim_one(tx, ref, holder=1)
+        came = [Completion(ref, 1, "found", [], {}, {}) for ref in (held, free)]
+        with hand.transaction():
+            hand.execute("SELECT FROM plan WHERE plan_id = %s FOR UPDATE", [held.plan_id])
+            with pg_store.at_once() as tx:
+                assert set(tx.complete_steps(came)) == set()
+            with pg_store.at_once() as tx:
+                assert set(tx.complete_steps(came[1:])) == {free}
+
+    @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+    def test_are_completed_without_reading_others(self, pg_store, hand, mode):
+        refs = [new_steps(pg_store, 190)[n] for n in range(16)][:8]
+        with pg_store.at_once() as tx:
+            assert len(tx.claim_steps(refs, holder=1, lease=LEASE)) == 8
+        hand.execute("ANALYZE step")
+        hand.execute(f"SET enable_seqscan = off; SET plan_cache_mode = {mode}")
+        came = [
+            {
+                "plan_id": ref.plan_id,
+                "number": ref.number,
+                "claim": 1,
+                "verdict": "found",
+                "follow_ups": [],
+                "result": {},
+                "told": {},
+            }
+            for ref in refs
+        ]
+        values = {"completions": Jsonb(came), "number": len(came), "patience": None, "now": None}
+        with hand.transaction():
+            assert len(hand.execute(queries()["complete_steps"], values, prepare=True).fetchall()) == 8
+            read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'step'"
+            assert hand.execute(read).fetchone()[0] < 40
+
+
 class TestACompletionThatIsLate:
-    def test_writes_nothing_when_its_claim_is_lost_while_it_waits_for_the_plan(self, pg_store, hand):
+    @pytest.mark.parametrize("again", [False, True], ids=["and nobody took it", "and another took it"])
+    def test_writes_nothing_when_its_claim_is_lost_while_it_waits_for_the_plan(self, dsn, hand, again):
+        pg_store = PgStore(dsn, patience_s=30)
         ref = new_step(pg_store)
         with pg_store.at_once() as tx:
-            assert tx.claim_step(ref, holder=1, lease=LEASE)
+            assert claim_one(tx, ref, holder=1)
         came = []
 
         def complete():
             with pg_store.at_once() as tx:
-                came.append(
-                    tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={"a": 1}, told={})
-                )
+                came.append(complete_one(tx, ref, result={"a": 1}))
 
         with pg_store.transaction() as tx:
             tx.lock_plan(ref.plan_id)
@@ -279,14 +339,16 @@ class TestACompletionThatIsLate:
             waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             assert eventually(lambda: hand.execute(waits).fetchone()[0] == 1)
             assert tx.move_step(ref, StepMove.RESCUE, claim=1)
+            assert not again or claim_one(tx, ref, holder=2)
         late.join(10)
 
         assert came == [False]
         with pg_store.transaction() as tx:
             assert (tx.plan(ref.plan_id).event_count, list(tx.events(ref.plan_id))) == (0, [])
             step = tx.step(ref)
-            assert (step.state, step.result) == (StepState.READY, {})
+            assert (step.state, step.result) == (StepState.RUNNING if again else StepState.READY, {})
             assert [m for m in tx.take_outbox(10) if m.topic is Topic.COMPLETIONS] == []
+        pg_store.close()
 
 
 class TestAProcessThatFallsSilent:
@@ -436,7 +498,7 @@ def lapsed(store):
 def run_by(store, holder, lease=LEASE):
     ref = new_step(store)
     with store.transaction() as tx:
-        assert tx.claim_step(ref, holder=holder, lease=lease)
+        assert ref in tx.claim_steps([ref], holder=holder, lease=lease)
     return ref
 
 

@@ -38,7 +38,7 @@ from orchestrator.domain.plan import (
     StepState,
 )
 from orchestrator.messages import Message, Topic
-from orchestrator.ports import Store, Tx
+from orchestrator.ports import Completion, Store, Tx
 from tests.clock import NOON
 from tests.contract.bench import (
     HOUR,
@@ -47,6 +47,8 @@ from tests.contract.bench import (
     InMemoryBench,
     PostgresBench,
     asked,
+    claim_one,
+    complete_one,
     look_of,
     look_of_plan,
     new_plan,
@@ -112,14 +114,13 @@ def plan_of(bench, plan_id):
 
 def claim(bench, ref, holder=7):
     with bench.store.transaction() as tx:
-        taken = tx.claim_step(ref, holder=holder, lease=LEASE)
+        taken = claim_one(tx, ref, holder=holder)
         return taken and taken[1]
 
 
 def complete(bench, ref, claim=1, verdict="found", **rest):
     with bench.store.transaction() as tx:
-        usual = {"follow_ups": [], "result": {}, "told": {"step": ref.number}}
-        return tx.complete_step(ref, claim=claim, verdict=verdict, **{**usual, **rest})
+        return complete_one(tx, ref, claim, verdict, **rest)
 
 
 def move(bench, ref, name, **rest):
@@ -358,11 +359,11 @@ class TestSteps:
         ref = nobody()
         with shared.store.transaction() as tx:
             assert tx.step(ref) is None
-            assert tx.claim_step(ref, holder=7, lease=LEASE) is None
+            assert claim_one(tx, ref, holder=7) is None
             assert not tx.renew(ref, claim=1, lease=LEASE)
             assert not tx.move_step(ref, StepMove.CANCEL)
             assert not tx.mark_settled([ref])
-            assert not tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={}, told={})
+            assert not complete_one(tx, ref)
 
 
 class TestAClaim:
@@ -389,7 +390,7 @@ class TestAClaim:
         for ref in refs:
             with shared.store.transaction() as tx:
                 tx.lock_plan(plan_id)
-                plan, _ = tx.claim_step(ref, holder=7, lease=LEASE)
+                plan, _ = claim_one(tx, ref, holder=7)
                 tx.add_event(plan_id, "claimed", {})
             assert (plan.state, plan.event_count) == (PlanState.RUNNING, refs.index(ref) + 1)
             shared_events = [(e.number, e.kind) for e in self.events(shared, plan_id)]
@@ -405,8 +406,25 @@ class TestAClaim:
         claim(shared, ref)
         move(shared, ref, StepMove.RESCUE, claim=1)
         with shared.store.transaction() as tx:
-            assert tx.claim_step(ref, holder=7, lease=LEASE, first=True) is None
-            assert tx.claim_step(ref, holder=7, lease=LEASE)
+            assert claim_one(tx, ref, holder=7, first=True) is None
+            assert claim_one(tx, ref, holder=7)
+
+    def test_of_several_gives_those_that_are_ready_and_starts_each_plan_once(self, shared):
+        one, other = new_steps(shared.store, 3), new_steps(shared.store, 2)
+        for refs in (one, other):
+            shared.place_plan(refs[0].plan_id, **look_of_plan(PlanState.QUEUED, shared.clock))
+        claim(shared, one[1])
+        asked_for = [other[1], one[2], nobody(), one[1], other[0], one[0], one[0]]
+        with shared.store.at_once() as tx:
+            taken = tx.claim_steps(asked_for, holder=7, lease=LEASE, first=True)
+        assert set(taken) == {one[0], one[2], *other}
+        assert {(plan.state, step.claim, step.holder) for plan, step in taken.values()} == {
+            (PlanState.RUNNING, 1, 7)
+        }
+        assert [step.ref for _, step in taken.values()] == list(taken)
+        for refs in (one, other):
+            assert [(e.number, e.kind) for e in self.events(shared, refs[0].plan_id)] == [(1, "plan.started")]
+            assert plan_of(shared, refs[0].plan_id).event_count == 1
 
     def test_that_runs_late_asks_no_more_questions(self, shared):
         ref = new_step(shared.store)
@@ -631,7 +649,7 @@ class TestACompletion:
             tx.lock_plan(ref.plan_id)
             tx.add_event(ref.plan_id, "before", {})
             tx.plan(ref.plan_id)  # what was gathered is written
-            assert tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={}, told={})
+            assert complete_one(tx, ref)
             tx.add_event(ref.plan_id, "after", {})
         with shared.store.transaction() as tx:
             found = [(e.number, e.kind) for e in tx.events(ref.plan_id)]
@@ -640,11 +658,51 @@ class TestACompletion:
     def test_may_be_a_transaction_of_its_own(self, shared):
         ref = new_step(shared.store)
         with shared.store.at_once() as tx:
-            plan, step = tx.claim_step(ref, holder=7, lease=LEASE, first=True)
+            plan, step = claim_one(tx, ref, holder=7, first=True)
         assert (plan.plan_id, step.ref, step.claim) == (ref.plan_id, ref, 1)
         with shared.store.at_once() as tx:
-            assert tx.complete_step(ref, claim=1, verdict="found", follow_ups=[], result={"a": 1}, told={})
+            assert complete_one(tx, ref, result={"a": 1})
         assert step_of(shared, ref).result == {"a": 1}
+
+    def test_of_several_writes_those_that_may_and_numbers_each_plans_events(self, shared):
+        one, other = new_steps(shared.store, 3), new_steps(shared.store, 2)
+        for ref in (*one, *other):
+            claim(shared, ref)
+        claims = {one[1]: 2, other[0]: 1}  # the second of the first plan was claimed again since
+        refs = [one[2], other[0], one[0], one[1]]
+        with shared.store.at_once() as tx:
+            moved = tx.complete_steps(
+                [
+                    Completion(ref, claims.get(ref, 1), "found", [], {"a": n}, {"step": ref.number})
+                    for n, ref in enumerate(refs)
+                ]
+            )
+        assert set(moved) == {one[0], one[2], other[0]}
+        assert {ref: step_of(shared, ref).result for ref in refs} == {
+            one[2]: {"a": 0},
+            other[0]: {"a": 1},
+            one[0]: {"a": 2},
+            one[1]: {},
+        }
+        with shared.store.transaction() as tx:
+            assert sorted((e.number, e.kind) for e in tx.events(one[0].plan_id)) == [
+                (1, "step.succeeded"),
+                (2, "step.succeeded"),
+            ]
+            assert {e.body["step"] for e in tx.events(one[0].plan_id)} == {1, 3}
+            assert [(e.number, e.body) for e in tx.events(other[0].plan_id)] == [(1, {"step": 1})]
+        assert plan_of(shared, one[0].plan_id).event_count == 2
+
+    def test_of_several_goes_on_numbering_in_its_transaction(self, shared):
+        refs = new_steps(shared.store, 2)
+        for ref in refs:
+            claim(shared, ref)
+        with shared.store.transaction() as tx:
+            tx.lock_plan(refs[0].plan_id)
+            tx.complete_steps([Completion(ref, 1, "found", [], {}, {}) for ref in refs])
+            tx.add_event(refs[0].plan_id, "after", {})
+        with shared.store.transaction() as tx:
+            assert [e.number for e in tx.events(refs[0].plan_id)] == [1, 2, 3]
 
 
 class TestSettling:
@@ -718,11 +776,11 @@ class TestCopiedSteps:
         finished, skipped, ready = (step.ref for step in self.copied(shared))
         holder = shared.holder()
         with shared.store.transaction() as tx:
-            assert tx.claim_step(finished, holder=holder, lease=LEASE) is None
-            assert tx.claim_step(skipped, holder=holder, lease=LEASE) is None
+            assert claim_one(tx, finished, holder=holder) is None
+            assert claim_one(tx, skipped, holder=holder) is None
             assert not tx.mark_settled([finished])
             assert not tx.mark_settled([skipped])
-            assert tx.claim_step(ready, holder=holder, lease=LEASE) is not None
+            assert claim_one(tx, ready, holder=holder) is not None
 
     def test_are_not_offered_to_the_bus_but_those_that_are_ready(self, bench):
         *_, ready = self.copied(bench)
@@ -953,7 +1011,7 @@ class TestATenant:
         assert not self.may_run(bench, "small")
         assert self.may_run(bench, "somebody else")
         with bench.store.at_once() as tx:
-            assert tx.claim_step(second, holder=7, lease=LEASE, first=True) is None  # not without counting
+            assert claim_one(tx, second, holder=7, first=True) is None  # not without counting
         complete(bench, first)
         assert self.may_run(bench, "small")
 
@@ -1593,8 +1651,8 @@ class TestATransaction:
             tx.add_approval(approval)
             tx.add_dead_letter(letter)
             tx.send([Message(Topic.STEPS, first), Message(Topic.STEPS, second)])
-            tx.claim_step(second, holder=7, lease=LEASE)
-            tx.claim_step(third, holder=7, lease=LEASE)
+            claim_one(tx, second, holder=7)
+            claim_one(tx, third, holder=7)
             tx.move_step(third, StepMove.COMPLETE, claim=1, verdict="found")
         before = self.everything(bench, plan_id)
         bench.clock.advance(LEASE)
@@ -1606,7 +1664,7 @@ class TestATransaction:
             tx.spend(plan_id, Spent(calls=3))
             tx.add_steps(plan_id, [NewStep(Agent.KEEPER)], max_attempts=1)
             tx.unheard(LEASE, 10)
-            tx.claim_step(first, holder=7, lease=LEASE)
+            claim_one(tx, first, holder=7)
             tx.move_step(fourth, StepMove.CANCEL)
             tx.renew(second, claim=1, lease=HOUR)
             tx.mark_settled([third])
@@ -1633,6 +1691,6 @@ class TestATransaction:
         ref = new_step(shared.store)
         with shared.store.transaction() as tx:
             tx.lock_plan(ref.plan_id)
-            tx.claim_step(ref, holder=7, lease=LEASE)
+            claim_one(tx, ref, holder=7)
             assert tx.step(ref).state is StepState.RUNNING
         assert step_of(shared, ref).state is StepState.RUNNING
