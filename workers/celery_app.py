@@ -74,6 +74,8 @@ def make(
         worker_consumer="workers.celery_app:GuardedConsumer",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # a queue may be deleted between being declared and being consumed: by default that ends the worker
+        broker_channel_error_retry=True,
         # in memory there is nothing to wait for; the default of one second would be the latency of every step
         broker_transport_options={"polling_interval": 0.01} if in_memory else {},
     )

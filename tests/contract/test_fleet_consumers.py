@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import amqp
 import pytest
+from celery.worker import state
 
 from orchestrator import bus, topology
 from orchestrator.bus import RabbitBus
@@ -22,6 +24,7 @@ from orchestrator.messages import Message, Topic
 from orchestrator.wiring import core
 from tests.chaos.judging import executions
 from tests.fleet import Fleet, until
+from workers import celery_app
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -142,6 +145,31 @@ def test_no_message_ends_a_worker_and_each_that_cannot_be_handled_is_a_dead_lett
     shown = fleet.run("dead", "list", "--json")
     assert len(json.loads(shown)["dead_letters"]) == len(BAD)
     assert {"unknown_step", "malformed"} <= {x["reason"] for x in json.loads(shown)["dead_letters"]}
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")
+def test_a_queue_that_goes_while_a_worker_connects_does_not_end_the_worker(vhost, monkeypatch):
+    consume, went, came = amqp.Channel.basic_consume, [], threading.Event()
+
+    def too_late(channel, queue="", *rest, **named):
+        if not went:
+            went.append(queue)
+            channel.queue_delete(queue)
+        return consume(channel, queue, *rest, **named)
+
+    monkeypatch.setattr(amqp.Channel, "basic_consume", too_late)
+    app = celery_app.make(vhost, {Topic.STEPS: lambda body, **_: came.set()})
+    worker = celery_app.fleet_worker(app, name="steps@here", concurrency=1, heartbeat=False)
+    thread = threading.Thread(target=worker.start, daemon=True)
+    thread.start()
+    try:
+        until(lambda: went or not thread.is_alive())
+        publish(vhost, topology.STEP_QUEUES[0], framed(arguments=[told(NOWHERE)]))
+        assert came.wait(30)
+    finally:
+        celery_app.stop_taking()
+        thread.join(30)
+        state.should_stop = None
 
 
 def test_no_completion_or_dead_letter_ends_its_consumer(fleet, opened, vhost):
