@@ -34,6 +34,7 @@ from orchestrator.domain.plan import (
     Step,
     StepRef,
 )
+from orchestrator.domain.ruling import Ruling
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.messages import Message, Topic
 
@@ -459,4 +460,12 @@ class Locks(Protocol):
         Waits for `wait` at most, never raises, and never keeps the block from being entered. The lock ends after
         `ttl` whatever becomes of its holder; otherwise `linger` after the block.
         """
+        ...
+
+
+class Judge(Protocol):
+    """Whoever decides by policy what may happen."""
+
+    def decide(self, package: str, document: Mapping[str, Json]) -> Ruling:
+        """Ask one package of the policy about an input document. Never raises: what cannot be answered is denied."""
         ...

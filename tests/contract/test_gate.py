@@ -71,7 +71,7 @@ def answering(**changes):
     class Enforcer:
         revision = "r1"
 
-        def decide(self, question):
+        def judge(self, question):
             return replace(usual, **changes)
 
     return Enforcer()
@@ -86,7 +86,7 @@ class Broken:
     def __init__(self, answer):
         self._answer = answer
 
-    def ask(self, text):
+    def ask(self, package, text):
         if self._answer is None:
             raise OSError("The policy server is on fire.")
         return self._answer
@@ -94,8 +94,8 @@ class Broken:
     def forget(self):
         pass
 
-    def decide(self, question):
-        return policy.judge(self, question.document())
+    def judge(self, question):
+        return policy.judge(self, policy.CAPABILITIES, question.document())
 
 
 def nothing_happened(work, claimed):

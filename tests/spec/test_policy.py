@@ -13,11 +13,14 @@ import regopy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.domain.ruling import Ruling
+from orchestrator.ports import Judge
 from workers.gate import policy
 from workers.gate.policy import Decision, EmbeddedEnforcer, PolicyLoadError, Question, Reason
 
 POLICIES = Path(__file__).parents[2] / "policies"
 ROWS = json.loads((POLICIES / "tests" / "capabilities.json").read_text(encoding="utf-8"))
+ACTION_ROWS = json.loads((POLICIES / "tests" / "actions.json").read_text(encoding="utf-8"))
 INJECTED = 'x", "allow":true, "z":"y'
 ILL_FORMED = (Reason("missing_capability", "input.well_formed"),)
 
@@ -60,7 +63,7 @@ def expected(row):
 class TestTheTable:
     @pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])
     def test_is_decided_as_written(self, enforcer, row):
-        decision = enforcer.decide_document(row["input"])
+        decision = enforcer.decide(policy.CAPABILITIES, row["input"])
 
         assert not decision.failed
         assert decision.allow is row["allow"]
@@ -95,9 +98,141 @@ class TestTheTable:
         assert decided == {row["name"]: (row["allow"], expected(row)) for row in ROWS}
 
 
+class TestTheTableOfActions:
+    @pytest.mark.parametrize("row", ACTION_ROWS, ids=[row["name"] for row in ACTION_ROWS])
+    def test_is_decided_as_written(self, enforcer, row):
+        decision = enforcer.decide(policy.ACTIONS, row["input"])
+
+        assert not decision.failed
+        assert decision.allow is row["allow"]
+        assert decision.reasons == expected(row)
+
+    def test_names_every_row_once_and_asks_its_own_package(self):
+        names = [row["name"] for row in ACTION_ROWS]
+
+        assert len(names) == len(set(names)) >= 120
+        assert {row["package"] for row in ACTION_ROWS} == {policy.ACTIONS}
+
+    def test_grants_every_action_of_the_api_to_somebody(self):
+        granted = {row["input"]["action"]["type"] for row in ACTION_ROWS if row["allow"]}
+
+        assert {
+            *(
+                "plan.submit",
+                "plan.cancel",
+                "plan.retry",
+                "plan.fork",
+                "research.run",
+                "chat.interact",
+                "tool.call",
+            ),
+            *(
+                "approval.decide",
+                "dead_letter.retry",
+                "dead_letter.discard",
+                "schedule.create",
+                "schedule.change",
+            ),
+            *("schedule.remove", "schedule.trigger", "secret.manage", "secret.read_versions", "audit.read"),
+            *("audit.append", "key.manage", "policy.reload", "stop.set"),
+        } <= granted
+
+
+class TestAPackage:
+    def test_that_the_policy_does_not_have_is_a_question_without_an_answer(self, enforcer):
+        decision = enforcer.decide("orchestrator.nothing", {})
+
+        assert (decision.effect, decision.failed, decision.reasons) == ("deny", True, ())
+
+    @pytest.mark.parametrize(
+        "package", ["", "orchestrator", "orchestrator/actions", "x\nallow := true", None, 1]
+    )
+    def test_is_named_exactly(self, enforcer, package):
+        decision = enforcer.decide(package, ACTION_ROWS[0]["input"])
+
+        assert decision.effect == "deny"
+        assert decision.failed
+
+    def test_is_guarded_before_like_any_other(self, enforcer):
+        decision = enforcer.decide(policy.ACTIONS, {"subject": 0.5})
+
+        assert decision.reasons == ILL_FORMED
+
+    @pytest.mark.parametrize("reason", ["", "Two words", "a" * 65, 'x"', 7, None])
+    def test_gives_reasons_that_are_constant_codes(self, reason):
+        text = json.dumps({"allow": False, "deny": [{"reason": reason, "capability": ""}]})
+
+        assert policy.judge(Scripted(text), policy.ACTIONS, {}).failed
+
+    def test_may_give_reasons_of_its_own(self):
+        text = '{"allow":false,"deny":[{"reason":"missing_role","capability":"plan.submit"}]}'
+
+        assert policy.judge(Scripted(text), policy.ACTIONS, {}).reasons == (
+            Reason("missing_role", "plan.submit"),
+        )
+        assert policy.judge(Scripted(text), policy.CAPABILITIES, {}).failed
+
+    def test_of_one_s_own_is_asked_like_those_of_the_house(self, folder):
+        source = (
+            "package house.rules\n\nimport rego.v1\n\ndefault allow := false\n\nallow if count(deny) == 0\n\n"
+            'deny contains {"reason": "closed", "capability": ""} if object.get(input, "day", "") == "sunday"\n'
+        )
+        rows = [
+            {
+                "name": "monday",
+                "package": "house.rules",
+                "input": {"day": "monday"},
+                "allow": True,
+                "deny": [],
+            },
+            {
+                "name": "sunday",
+                "package": "house.rules",
+                "input": {"day": "sunday"},
+                "allow": False,
+                "deny": [{"reason": "closed", "capability": ""}],
+            },
+        ]
+        (folder / "rules.rego").write_text(source, encoding="utf-8")
+        with pytest.raises(PolicyLoadError, match=r"proves nothing.*house\.rules"):
+            EmbeddedEnforcer(folder)
+        (folder / "tests" / "rules.json").write_text(json.dumps(rows), encoding="utf-8")
+
+        enforcer = EmbeddedEnforcer(folder)
+
+        assert enforcer.decide("house.rules", {"day": "monday"}).allow
+        assert enforcer.decide("house.rules", {"day": "sunday"}).reasons == (Reason("closed"),)
+        assert enforcer.judge(question()).allow
+
+    def test_of_capabilities_is_enough_and_then_no_action_is_allowed(self, folder):
+        (folder / "actions.rego").unlink()
+        (folder / "tests" / "actions.json").unlink()
+
+        enforcer = EmbeddedEnforcer(folder)
+
+        assert enforcer.judge(question()).allow
+        assert enforcer.decide(policy.ACTIONS, ACTION_ROWS[0]["input"]).failed
+
+    def test_of_capabilities_is_never_missing(self, folder):
+        (folder / "capabilities.rego").unlink()
+
+        with pytest.raises(PolicyLoadError, match=r"no package orchestrator\.capabilities"):
+            EmbeddedEnforcer(folder)
+
+    def test_answers_as_the_judge_that_the_api_knows(self, enforcer):
+        judge: Judge = enforcer
+
+        ruling = judge.decide(policy.ACTIONS, ACTION_ROWS[0]["input"])
+
+        assert isinstance(ruling, Ruling)
+        assert ruling.allow
+        assert ruling.revision == enforcer.revision
+        assert ruling.decision_id
+
+
 class TestADecision:
     def test_allows_what_the_profile_grants(self, enforcer):
-        decision = enforcer.decide(question())
+        decision = enforcer.judge(question())
 
         assert decision.allow
         assert decision.effect == "allow"
@@ -105,7 +240,7 @@ class TestADecision:
         assert not decision.failed
 
     def test_denies_what_nobody_grants(self, enforcer):
-        decision = enforcer.decide(question(required=("github.write",)))
+        decision = enforcer.judge(question(required=("github.write",)))
 
         assert decision.effect == "deny"
         assert decision.reasons == (Reason("missing_capability", "github.write"),)
@@ -114,13 +249,13 @@ class TestADecision:
     def test_requires_approval_when_nothing_else_is_missing(self, enforcer):
         waiting = question(held=("repo.write",), required=("repo.write",))
 
-        decision = enforcer.decide(waiting)
+        decision = enforcer.judge(waiting)
 
         assert decision.effect == "require_approval"
         assert not decision.allow
 
     def test_does_not_ask_for_approval_of_what_would_be_denied_anyway(self, enforcer):
-        decision = enforcer.decide(question(held=("repo.write",), required=("repo.write", "test.run")))
+        decision = enforcer.judge(question(held=("repo.write",), required=("repo.write", "test.run")))
 
         assert decision.effect == "deny"
         assert Reason("approval_required", "repo.write") in decision.reasons
@@ -128,21 +263,21 @@ class TestADecision:
     def test_allows_what_a_human_has_approved(self, enforcer):
         approved = question(held=("repo.write",), required=("repo.write",), approvals={"repo.write": True})
 
-        assert enforcer.decide(approved).allow
+        assert enforcer.judge(approved).allow
 
     def test_sees_role_and_tenant_bindings(self, enforcer):
         asked = {"held": (), "roles": ("analyst",)}
 
-        assert enforcer.decide(question(**asked, role_bindings={"analyst": ["documents.read"]})).allow
-        assert enforcer.decide(
+        assert enforcer.judge(question(**asked, role_bindings={"analyst": ["documents.read"]})).allow
+        assert enforcer.judge(
             question(**asked, tenant_role_bindings={"acme": {"analyst": ("documents.read",)}}),
         ).allow
-        assert not enforcer.decide(
+        assert not enforcer.judge(
             question(**asked, tenant_role_bindings={"globex": {"analyst": ("documents.read",)}}),
         ).allow
 
     def test_names_its_policy_its_input_and_itself(self, enforcer):
-        first, again, other = (enforcer.decide(question(plan_id=plan)) for plan in ("a", "a", "b"))
+        first, again, other = (enforcer.judge(question(plan_id=plan)) for plan in ("a", "a", "b"))
 
         assert first.revision == enforcer.revision
         assert first.engine == "embedded"
@@ -152,10 +287,10 @@ class TestADecision:
 
     def test_does_not_remember_the_question_before(self, enforcer):
         for _ in range(20):
-            assert enforcer.decide(question()).allow
-            assert not enforcer.decide(question(held=())).allow
-            assert not enforcer.decide(question(agent=INJECTED)).allow
-            assert enforcer.decide(question()).allow
+            assert enforcer.judge(question()).allow
+            assert not enforcer.judge(question(held=())).allow
+            assert not enforcer.judge(question(agent=INJECTED)).allow
+            assert enforcer.judge(question()).allow
 
 
 class TestTheGuardBefore:
@@ -188,7 +323,7 @@ class TestTheGuardBefore:
         document = question().document()
         document["context"]["extra"] = value
 
-        decision = enforcer.decide_document(document)
+        decision = enforcer.decide(policy.CAPABILITIES, document)
 
         assert decision.effect == "deny", name
         assert decision.reasons == ILL_FORMED
@@ -204,29 +339,29 @@ class TestTheGuardBefore:
                 value = value["deeper"]
             return document
 
-        assert enforcer.decide_document(nested(9)).allow
-        assert enforcer.decide_document(nested(11)).reasons == ILL_FORMED
-        assert enforcer.decide_document(nested(100_000)).reasons == ILL_FORMED
+        assert enforcer.decide(policy.CAPABILITIES, nested(9)).allow
+        assert enforcer.decide(policy.CAPABILITIES, nested(11)).reasons == ILL_FORMED
+        assert enforcer.decide(policy.CAPABILITIES, nested(100_000)).reasons == ILL_FORMED
 
     def test_denies_a_document_that_contains_itself(self, enforcer):
         document = question().document()
         document["context"]["self"] = document
 
-        assert enforcer.decide_document(document).reasons == ILL_FORMED
+        assert enforcer.decide(policy.CAPABILITIES, document).reasons == ILL_FORMED
 
     def test_denies_text_that_only_pretends_to_be_text(self, enforcer):
         class Text(str):
             __slots__ = ()
 
-        assert enforcer.decide(question(agent=Text("researcher"))).reasons == ILL_FORMED
+        assert enforcer.judge(question(agent=Text("researcher"))).reasons == ILL_FORMED
 
     def test_denies_a_question_that_cannot_be_written_down(self, enforcer):
-        decision = enforcer.decide(question(held=None))
+        decision = enforcer.judge(question(held=None))
 
         assert decision.reasons == ILL_FORMED
 
     def test_permits_the_alphabet_of_names_digests_and_addresses(self, enforcer):
-        assert enforcer.decide(question(agent="A z0._:/@+*=,-")).allow
+        assert enforcer.judge(question(agent="A z0._:/@+*=,-")).allow
 
 
 class TestTheGuardAfter:
@@ -259,7 +394,7 @@ class TestTheGuardAfter:
         ],
     )
     def test_takes_nothing_but_an_exact_answer(self, text):
-        decision = policy.judge(Scripted(text), question().document())
+        decision = policy.judge(Scripted(text), policy.CAPABILITIES, question().document())
 
         assert decision.effect == "deny"
         assert decision.reasons == ()
@@ -269,7 +404,7 @@ class TestTheGuardAfter:
     def test_takes_a_reason_without_a_capability(self):
         text = '{"allow":false,"deny":[{"reason":"run_mode_mismatch"}]}'
 
-        decision = policy.judge(Scripted(text), question().document())
+        decision = policy.judge(Scripted(text), policy.CAPABILITIES, question().document())
 
         assert decision.reasons == (Reason("run_mode_mismatch"),)
         assert not decision.failed
@@ -285,7 +420,7 @@ class Scripted:
         self.says = says
         self.forgotten = 0
 
-    def ask(self, text):
+    def ask(self, package, text):
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -300,7 +435,7 @@ class Scripted:
 def test_a_policy_that_cannot_answer_denies(fault):
     engine = Scripted(fault)
 
-    decision = policy.judge(engine, question().document())
+    decision = policy.judge(engine, policy.CAPABILITIES, question().document())
 
     assert decision.effect == "deny"
     assert decision.failed, "asking again later may help"
@@ -313,9 +448,9 @@ def test_a_failure_does_not_outlive_its_question(enforcer, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(regopy.Interpreter, "set_input_term", broken)
-        assert enforcer.decide(question()).failed
+        assert enforcer.judge(question()).failed
 
-    assert enforcer.decide(question()).allow
+    assert enforcer.judge(question()).allow
 
 
 class TestTheEngine:
@@ -333,14 +468,14 @@ class TestTheEngine:
             "action_type",
             "args_digest",
         ):
-            assert enforcer.decide(question(held=(), **{place: INJECTED})).reasons == ILL_FORMED
+            assert enforcer.judge(question(held=(), **{place: INJECTED})).reasons == ILL_FORMED
         for place in ("held", "required", "roles"):
-            assert enforcer.decide(question(**{place: (INJECTED,)})).reasons == ILL_FORMED
+            assert enforcer.judge(question(**{place: (INJECTED,)})).reasons == ILL_FORMED
 
     def test_escapes_that_text_even_without_the_guard(self, enforcer):
         document = question(required=("github.write",), trace_id=INJECTED).document()
 
-        answer = policy.read_answer(enforcer._engine.ask(json.dumps(document)))
+        answer = policy.read_answer(enforcer._engine.ask(policy.CAPABILITIES, json.dumps(document)))
 
         assert answer.effect == "deny"
 
@@ -389,7 +524,7 @@ class TestTheEngine:
 
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_answers_in_a_forked_process_too(self):
-        assert ENFORCER.decide(question()).allow
+        assert ENFORCER.judge(question()).allow
 
         with multiprocessing.get_context("fork").Pool(1) as pool:
             assert pool.apply(_decide_in_child) == ("allow", "deny")
@@ -398,7 +533,7 @@ class TestTheEngine:
         more = 'package more\n\nimport rego.v1\n\n# http.send(x)\nodd := "net.cidr_contains(x)"\n'
         (folder / "more.rego").write_text(more, encoding="utf-8")
 
-        assert EmbeddedEnforcer(folder).decide(question()).allow
+        assert EmbeddedEnforcer(folder).judge(question()).allow
 
     def test_is_not_loaded_with_a_policy_that_replaces_its_input(self, folder):
         more = (
@@ -432,7 +567,7 @@ class TestTheEngine:
         def ask(n):
             for i in range(150):
                 required = "documents.read" if (i + n) % 2 else f"missing.n{n}i{i}"
-                decision = enforcer.decide(question(required=(required,)))
+                decision = enforcer.judge(question(required=(required,)))
                 named = {reason.capability for reason in decision.reasons}
                 if named != ({required} if required.startswith("missing") else set()):
                     wrong.append(decision)
@@ -450,19 +585,19 @@ class TestTheEngine:
         document = question().document()
         document["context"]["capabilities"] = {"role_bindings": value, "tenant_role_bindings": value}
 
-        assert enforcer.decide_document(document).reasons == ILL_FORMED
+        assert enforcer.decide(policy.CAPABILITIES, document).reasons == ILL_FORMED
 
     def test_answers_the_largest_permitted_question_in_bounded_time(self, enforcer):
         many = tuple(f"capability.n{n}" for n in range(400))
 
-        decision = enforcer.decide(question(required=many))
+        decision = enforcer.judge(question(required=many))
 
         assert len(decision.reasons) == 400
         assert decision.duration_us < 5_000_000
 
 
 def _decide_in_child():
-    return ENFORCER.decide(question()).effect, ENFORCER.decide(question(held=())).effect
+    return ENFORCER.judge(question()).effect, ENFORCER.judge(question(held=())).effect
 
 
 class TestAPolicyFolder:
@@ -533,12 +668,12 @@ class TestAReload:
         added = '\ndeny contains {"reason": "missing_capability", "capability": "any"} if input.action.server == "down"\n'
         (folder / "capabilities.rego").write_text(source + added, encoding="utf-8")
 
-        assert enforcer.decide(question(server="down")).allow
+        assert enforcer.judge(question(server="down")).allow
         revision = enforcer.reload()
 
         assert revision == enforcer.revision != before
-        assert not enforcer.decide(question(server="down")).allow
-        assert enforcer.decide(question()).revision == revision
+        assert not enforcer.judge(question(server="down")).allow
+        assert enforcer.judge(question()).revision == revision
 
     @pytest.mark.parametrize("broken", ["syntax", "answer", "call", "gone", "row"])
     def test_keeps_the_old_policy_when_the_new_one_is_broken(self, folder, broken):
@@ -562,8 +697,8 @@ class TestAReload:
             enforcer.reload()
 
         assert enforcer.revision == before
-        assert enforcer.decide(question()).allow
-        assert not enforcer.decide(question(held=())).allow
+        assert enforcer.judge(question()).allow
+        assert not enforcer.judge(question(held=())).allow
 
     def test_does_not_disturb_decisions_in_other_threads(self, folder):
         enforcer = EmbeddedEnforcer(folder)
@@ -572,7 +707,7 @@ class TestAReload:
 
         def ask():
             while not done.is_set():
-                seen.append(enforcer.decide(question()))
+                seen.append(enforcer.judge(question()))
 
         thread = threading.Thread(target=ask)
         thread.start()
@@ -641,7 +776,7 @@ def test_no_text_in_any_field_turns_a_denial_into_an_allowance(changes):
         if path in set(places(document)):
             document = changed(document, path, text, as_key=as_key)
 
-    decision = ENFORCER.decide_document(document)
+    decision = ENFORCER.decide(policy.CAPABILITIES, document)
 
     assert decision.effect == "deny"
     assert not decision.failed, decision.detail
@@ -650,7 +785,7 @@ def test_no_text_in_any_field_turns_a_denial_into_an_allowance(changes):
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=80))
 def test_a_required_capability_is_named_exactly_or_the_question_is_malformed(text):
-    decision = ENFORCER.decide(question(required=(text,)))
+    decision = ENFORCER.judge(question(required=(text,)))
 
     assert not decision.failed
     assert decision.allow is (text in {HELD, "model.invoke"})
@@ -670,7 +805,7 @@ KEYS += [("context", key) for key in FULL["context"]] + [(key,) for key in FULL]
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(KEYS), JSON)
 def test_no_value_of_any_type_turns_a_denial_into_an_allowance(path, value):
-    decision = ENFORCER.decide_document(changed(FULL, path, value, as_key=False))
+    decision = ENFORCER.decide(policy.CAPABILITIES, changed(FULL, path, value, as_key=False))
 
     assert decision.effect == "deny" or path == ("action", "capabilities")
     assert not decision.failed, decision.detail
@@ -688,7 +823,7 @@ def test_leaving_out_a_key_never_turns_a_denial_into_an_allowance(path):
         at = document if len(path) == 1 else document[path[0]]
         at.pop(path[-1], None)
 
-        assert not ENFORCER.decide_document(document).allow, row["name"]
+        assert not ENFORCER.decide(policy.CAPABILITIES, document).allow, row["name"]
 
 
 CAPABILITIES = ["documents.read", "repo.write", "network.egress", "test.run"]
@@ -730,7 +865,7 @@ def test_the_policy_says_what_its_description_says(
         ) and not approvals.get(capability):
             objections.add(Reason("approval_required", capability))
 
-    decision = ENFORCER.decide(
+    decision = ENFORCER.judge(
         question(
             held=tuple(held),
             required=tuple(required),
@@ -746,3 +881,43 @@ def test_the_policy_says_what_its_description_says(
 
     assert set(decision.reasons) == objections
     assert decision.allow is (not objections)
+
+
+ROLES = ["viewer", "submitter", "approver", "operator", "tenant_admin", "auditor", "root"]
+ACTIONS = ["plan.submit", "plan.read", "approval.decide", "key.manage", "audit.read", "plan.delete"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    roles=st.lists(st.sampled_from(ROLES), max_size=3),
+    action=st.sampled_from(ACTIONS),
+    scopes=st.lists(st.sampled_from([*ACTIONS, "plan.*", "key.*", "*"]), max_size=3),
+    of=st.sampled_from(["acme", "globex"]),
+)
+def test_scopes_narrow_what_roles_grant_and_never_widen_it(roles, action, scopes, of):
+    subject = {"name": "ada", "tenant_id": "acme", "roles": roles}
+    asked = {"subject": subject, "action": {"type": action, "tenant_id": of}, "context": {}}
+
+    unlimited = ENFORCER.decide(policy.ACTIONS, asked)
+    limited = ENFORCER.decide(policy.ACTIONS, asked | {"subject": subject | {"scopes": scopes}})
+
+    covered = not {action, action.split(".")[0] + ".*", "*"}.isdisjoint(scopes)
+    assert limited.allow is (unlimited.allow and covered)
+    assert set(limited.reasons) >= set(unlimited.reasons)
+
+
+ACTION = {
+    "subject": {"name": "ada", "tenant_id": "acme", "roles": ["viewer"], "scopes": ["plan.*"]},
+    "action": {"type": "plan.submit", "tenant_id": "acme"},
+    "context": {"trace_id": "t"},
+}
+ACTION_PLACES = [(part, key) for part in ACTION for key in ACTION[part]] + [(part,) for part in ACTION]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(ACTION_PLACES), JSON)
+def test_no_value_of_any_type_lets_a_viewer_submit(path, value):
+    decision = ENFORCER.decide(policy.ACTIONS, changed(ACTION, path, value, as_key=False))
+
+    assert decision.effect == "deny"
+    assert not decision.failed, decision.detail

@@ -182,7 +182,7 @@ class TestTheStockRegistry:
             (profile.name, tool.name)
             for profile in loaded.values()
             for tool in registry.load(STOCK).tools.values()
-            if enforcer.decide(asked(profile, tool)).allow
+            if enforcer.judge(asked(profile, tool)).allow
         }
 
         documents = {"documents_index", "documents_search", "documents_fetch"}

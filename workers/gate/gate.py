@@ -166,7 +166,7 @@ class Gate:
     def _judge(self, claimed: Claimed, tool: ToolSpec, key: str) -> Decision:
         plan, step = claimed.plan, claimed.step
         profile = self._profiles.get(step.agent)
-        decision = self._enforcer.decide(
+        decision = self._enforcer.judge(
             Question(
                 agent=step.agent.value,
                 tool=tool.name,

@@ -1,4 +1,4 @@
-"""Decides whether a call may happen: policy in, decision out, and every doubt is a denial.
+"""Decides whether something may happen: policy in, decision out, and every doubt is a denial.
 
     Question ──document──▶ guard before ──▶ engine (Rego) ──▶ guard after ──▶ Decision
                                │ denied        │ failed          │ failed
@@ -21,11 +21,18 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, NoReturn, Protocol
 
 import regopy
 
-Effect: TypeAlias = Literal["allow", "deny", "require_approval"]
+from orchestrator.domain.plan import Json
+from orchestrator.domain.ruling import Effect, Reason, Ruling
+
+CAPABILITIES: Final = "orchestrator.capabilities"
+"""The package that decides calls of tools; no policy is loaded without it."""
+
+ACTIONS: Final = "orchestrator.actions"
+"""The package that decides who may take which action of the API."""
 
 MALFORMED = "input.well_formed"
 """What a question lacks that no policy is asked about: it is reported as a missing capability."""
@@ -33,6 +40,7 @@ MALFORMED = "input.well_formed"
 REASONS = frozenset(
     {"missing_capability", "approval_required", "run_mode_mismatch", "agent_profile_missing"},
 )
+"""Every reason that `orchestrator.capabilities` may give; another package's are any constant codes."""
 
 BUILTINS = frozenset(
     {
@@ -63,35 +71,16 @@ class PolicyLoadError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """One objection: a constant code, and the capability that it is about (or nothing)."""
+class Decision(Ruling):
+    """A ruling, and enough besides to be written into the audit trail as it is.
 
-    reason: str
-    capability: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was decided, by which policy, and why; enough to be written into the audit trail as it is.
-
-    `failed` says that nobody could answer: still a denial, but one that may be asked again. `detail` explains a
-    malformed question or a failure to an operator; it never quotes the question.
+    `detail` explains a malformed question or a failure to an operator; it never quotes the question.
     """
 
-    effect: Effect
-    reasons: tuple[Reason, ...]
-    revision: str
-    decision_id: str
     input_digest: str
     engine: str
     duration_us: int
-    failed: bool = False
     detail: str = ""
-
-    @property
-    def allow(self) -> bool:
-        """Whether the call may happen now."""
-        return self.effect == "allow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +163,12 @@ class PolicyEnforcer(Protocol):
         """The revision of the policy that answers now."""
         ...
 
-    def decide(self, question: Question) -> Decision:
-        """Answer one question. Never raises: what cannot be answered is denied, with `failed` set."""
+    def judge(self, question: Question) -> Decision:
+        """Answer one question about a call. Never raises: what cannot be answered is denied, with `failed` set."""
+        ...
+
+    def decide(self, package: str, document: Mapping[str, Json]) -> Decision:
+        """Ask one package of the policy about an input document. Never raises, as `judge` does not."""
         ...
 
 
@@ -196,13 +189,18 @@ class EmbeddedEnforcer:
         """The first sixteen hex digits of the SHA-256 over the names and contents of the policy's files."""
         return self._engine.revision
 
-    def decide(self, question: Question) -> Decision:
-        """Answer one question. Never raises: what cannot be answered is denied, with `failed` set."""
-        return judge(self._engine, _rendered(question))
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that can be asked, by name."""
+        return self._engine.packages
 
-    def decide_document(self, document: object) -> Decision:
-        """Answer a ready input document, as a table of cases or an operator's dry run holds it."""
-        return judge(self._engine, document)
+    def judge(self, question: Question) -> Decision:
+        """Answer one question about a call. Never raises: what cannot be answered is denied, with `failed` set."""
+        return judge(self._engine, CAPABILITIES, _rendered(question))
+
+    def decide(self, package: str, document: Mapping[str, Json]) -> Decision:
+        """Ask one package of the policy about an input document. Never raises, as `judge` does not."""
+        return judge(self._engine, package, document)
 
     def reload(self) -> str:
         """Read the folder again and return the new revision; the old policy stays in force if anything fails."""
@@ -227,8 +225,8 @@ class Engine(Protocol):
         """The revision of the policy that this engine holds; it never changes during the engine's life."""
         ...
 
-    def ask(self, text: str) -> str:
-        """Return `{"allow": ..., "deny": ...}` for an input document; raises if there is no answer."""
+    def ask(self, package: str, text: str) -> str:
+        """Return a package's `{"allow": ..., "deny": ...}` for an input document; raises if there is no answer."""
         ...
 
     def forget(self) -> None:
@@ -248,13 +246,13 @@ _NO = Answer("deny", ())
 _MALFORMED = Answer("deny", (Reason("missing_capability", MALFORMED),))
 
 
-def judge(engine: Engine, document: object) -> Decision:
-    """Return what an engine decides about an input document, guarded before and after. Never raises."""
+def judge(engine: Engine, package: str, document: object) -> Decision:
+    """Return what a package decides about an input document, guarded before and after. Never raises."""
     started = time.perf_counter_ns()
     text, failed, detail = "", False, ""
     try:
         text = write_document(document)
-        answer = read_answer(engine.ask(text))
+        answer = read_answer(engine.ask(package, text), reasons=_REASONS_OF.get(package))
     except MalformedQuestionError as error:
         answer, detail = _MALFORMED, str(error)
     except Exception as error:  # noqa: BLE001 - a door: whatever broke, the answer is no
@@ -343,11 +341,11 @@ class UnreadableAnswerError(ValueError):
     """An engine gave an answer that is not exactly of the expected shape."""
 
 
-def read_answer(text: str) -> Answer:
+def read_answer(text: str, *, reasons: frozenset[str] | None = REASONS) -> Answer:
     """Return the decision in `{"allow": bool, "deny": [{reason, capability}]}`, read strictly.
 
-    Raises `UnreadableAnswerError` for duplicate keys, other keys, other types, unknown reasons, or an `allow` that
-    disagrees with `deny`.
+    Raises `UnreadableAnswerError` for duplicate keys, other keys, other types, reasons that are none of those known
+    (or no constant code, where `reasons` is `None`), or an `allow` that disagrees with `deny`.
     """
     answer = _read_json(text)
     if type(answer) is not dict or set(answer) != {"allow", "deny"}:
@@ -355,22 +353,30 @@ def read_answer(text: str) -> Answer:
     allow, deny = answer["allow"], answer["deny"]
     if type(allow) is not bool or type(deny) is not list:
         raise UnreadableAnswerError("The answer's allow must be a truth value, and its deny a list.")
-    reasons = tuple(sorted((_read_reason(item) for item in deny), key=lambda r: (r.reason, r.capability)))
-    if allow is bool(reasons):
+    found = tuple(sorted((_read_reason(item, reasons) for item in deny), key=_by_name))
+    if allow is bool(found):
         raise UnreadableAnswerError("The answer's allow disagrees with its deny.")
     if allow:
         return Answer("allow", ())
-    if all(reason.reason == "approval_required" for reason in reasons):
-        return Answer("require_approval", reasons)
-    return Answer("deny", reasons)
+    if all(reason.reason == "approval_required" for reason in found):
+        return Answer("require_approval", found)
+    return Answer("deny", found)
 
 
-def _read_reason(item: object) -> Reason:
+def _by_name(reason: Reason) -> tuple[str, str]:
+    return reason.reason, reason.capability
+
+
+_REASONS_OF: Final[Mapping[str, frozenset[str]]] = {CAPABILITIES: REASONS}
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+def _read_reason(item: object, known: frozenset[str] | None) -> Reason:
     if type(item) is not dict or not {"reason"} <= set(item) <= {"reason", "capability"}:
         raise UnreadableAnswerError("A reason must be an object of reason and capability.")
     reason, capability = item["reason"], item.get("capability", "")
-    if type(reason) is not str or reason not in REASONS:
-        raise UnreadableAnswerError("A reason must be one of the four known ones.")
+    if type(reason) is not str or not _CODE.fullmatch(reason) or (known is not None and reason not in known):
+        raise UnreadableAnswerError("A reason must be one of the known ones, or a constant code.")
     if type(capability) is not str or not _PLAIN.fullmatch(capability):
         raise UnreadableAnswerError("A reason's capability must be plain text.")
     return Reason(reason, capability)
@@ -393,16 +399,15 @@ def _read_json(text: str) -> Any:
 
 # --- the embedded engine ----------------------------------------------------------------------------------------------
 
-_ENTRYPOINT = "orchestrator/enforcement/answer"
 _ENTRY = """
-package orchestrator.enforcement
+package orchestrator.enforcement.{package}
 
 import rego.v1
 
-answer := {
-    "allow": data.orchestrator.capabilities.allow,
-    "deny": [reason | some reason in data.orchestrator.capabilities.deny],
-}
+answer := {{
+    "allow": data.{package}.allow,
+    "deny": [reason | some reason in data.{package}.deny],
+}}
 """
 # Allow and deny come from one evaluation, so that they cannot belong to different inputs.
 
@@ -415,14 +420,17 @@ class _EmbeddedEngine:
     def __init__(self, modules: Mapping[str, str]) -> None:
         self._modules = modules
         self._mine = threading.local()
+        self.packages = _packages(modules.values())
         self.revision = _revision(modules)
 
-    def ask(self, text: str) -> str:
+    def ask(self, package: str, text: str) -> str:
         """Return the answer's JSON text for an input document's JSON text; raises if there is none."""
+        if package not in self.packages:
+            raise UnreadableAnswerError("The policy has no such package.")
         interpreter, bundle = self._compiled()
         # as a term, never as an object: the object form does not escape quotes
         interpreter.set_input_term(text)
-        output = interpreter.query_bundle_entrypoint(bundle, _ENTRYPOINT)
+        output = interpreter.query_bundle_entrypoint(bundle, _entrypoint(package))
         if not output.ok():
             raise UnreadableAnswerError("The engine reported an error.")
         # the raw text, since the library's own reading keeps the last of two equal keys
@@ -449,11 +457,16 @@ class _EmbeddedEngine:
         interpreter.log_level = regopy.LogLevel.NONE
         for name, source in self._modules.items():
             interpreter.add_module(name, source)
-        interpreter.add_module("enforcement.rego", _ENTRY)
-        bundle = interpreter.build(None, [_ENTRYPOINT])
+        for package in self.packages:
+            interpreter.add_module(f"enforcement/{package}", _ENTRY.format(package=package))
+        bundle = interpreter.build(None, [_entrypoint(package) for package in self.packages])
         if not bundle.ok():
             raise UnreadableAnswerError("The policy does not compile.")
         return interpreter, bundle
+
+
+def _entrypoint(package: str) -> str:
+    return f"orchestrator/enforcement/{package.replace('.', '/')}/answer"
 
 
 # --- loading: an engine is trusted only after it has passed its own table -------------------------------------------
@@ -462,7 +475,8 @@ class _EmbeddedEngine:
 def _load(policy_dir: Path) -> _EmbeddedEngine:
     engine = _EmbeddedEngine(_read_modules(policy_dir))
     try:
-        engine.ask("{}")
+        for package in engine.packages:
+            engine.ask(package, "{}")
     except Exception as error:
         raise PolicyLoadError(
             f"The policy in {policy_dir} cannot be compiled or gives no answer: {_first_line(error)}",
@@ -483,6 +497,10 @@ def _read_modules(policy_dir: Path) -> dict[str, str]:
             raise PolicyLoadError(f"The policy file {path} cannot be read: {error}.") from error
     if not modules:
         raise PolicyLoadError(f"There is no policy file (*.rego) in {policy_dir}.")
+    if CAPABILITIES not in _packages(modules.values()):
+        raise PolicyLoadError(
+            f"The policy in {policy_dir} has no package {CAPABILITIES} that says `allow` and `deny`."
+        )
     own = _defined(modules.values())
     for name, source in modules.items():
         _refuse_unproven_calls(name, source, own=own)
@@ -495,6 +513,21 @@ def _revision(modules: Mapping[str, str]) -> str:
         for part in (name, modules[name]):
             digest.update(hashlib.sha256(part.encode()).digest())
     return digest.hexdigest()[:16]
+
+
+_PACKAGE = re.compile(r"^package[ \t]+([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)*)[ \t]*$", re.MULTILINE)
+_ALLOW = re.compile(r"^(?:default[ \t]+)?allow\b", re.MULTILINE)
+_DENY = re.compile(r"^deny\b", re.MULTILINE)
+
+
+def _packages(sources: Iterable[str]) -> tuple[str, ...]:
+    """Return the packages that say both `allow` and `deny`, and so can be asked."""
+    code: dict[str, str] = {}
+    for source in sources:
+        text = _QUOTED_OR_COMMENT.sub(" ", source)
+        for name in _PACKAGE.findall(text)[:1]:
+            code[name] = code.get(name, "") + "\n" + text
+    return tuple(sorted(name for name, text in code.items() if _ALLOW.search(text) and _DENY.search(text)))
 
 
 _CALL = re.compile(r"(?<![\w.\]])([a-zA-Z_]\w*(?:\.\w+)*)\(")
@@ -528,25 +561,28 @@ def _defined(sources: Iterable[str]) -> frozenset[str]:
 
 def _self_test(engine: _EmbeddedEngine, policy_dir: Path) -> None:
     """Put every row of the folder's tables to the engine; raise `PolicyLoadError` at the first that differs."""
-    allowed = denied = 0
+    proven: set[tuple[str, bool]] = set()
     for path in sorted((policy_dir / "tests").glob("*.json")):
         for row in _read_rows(path):
-            decision = judge(engine, row.document)
+            decision = judge(engine, row.package, row.document)
             if decision.failed or (decision.allow, decision.reasons) != (row.allow, row.deny):
                 raise PolicyLoadError(
                     f"The policy in {policy_dir} decides the row {row.name!r} of {path.name} otherwise than expected:"
                     f" {_told(decision)} instead of {_expected(row)}.",
                 )
-            allowed, denied = allowed + row.allow, denied + (not row.allow)
-    if not allowed or not denied:
-        raise PolicyLoadError(
-            f"The policy in {policy_dir} proves nothing: its tests must hold a row that is allowed and one that is not.",
-        )
+            proven.add((row.package, row.allow))
+    for package in engine.packages:
+        if not {(package, True), (package, False)} <= proven:
+            raise PolicyLoadError(
+                f"The policy in {policy_dir} proves nothing: its tests must hold a row that {package} allows and one"
+                " that it does not.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     name: str
+    package: str
     document: object
     allow: bool
     deny: tuple[Reason, ...]
@@ -561,8 +597,10 @@ def _read_rows(path: Path) -> list[_Row]:
 
 def _read_row(item: dict[str, Any]) -> _Row:
     reasons = (Reason(reason["reason"], reason["capability"]) for reason in item["deny"])
-    expected = tuple(sorted(reasons, key=lambda r: (r.reason, r.capability)))
-    return _Row(str(item["name"]), item["input"], item["allow"] is True, expected)
+    package = str(item.get("package", CAPABILITIES))
+    return _Row(
+        str(item["name"]), package, item["input"], item["allow"] is True, tuple(sorted(reasons, key=_by_name))
+    )
 
 
 def _told(decision: Decision) -> str:
