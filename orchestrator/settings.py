@@ -44,6 +44,10 @@ class Settings(BaseModel):
     model_key_env: str
     model_input_uusd_per_1k: int = Field(ge=0)
     model_output_uusd_per_1k: int = Field(ge=0)
+    opa_url: str
+    opa_timeout_s: float = Field(gt=0, le=30)
+    opa_ca_file: str
+    opa_token_env: str
     log_level: Literal["debug", "info", "warning", "error"]
 
     @field_validator("redis_url")

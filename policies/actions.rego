@@ -126,9 +126,13 @@ deny contains {"reason": "outside_scopes", "capability": action.type} if {
 
 # --- total look-ups ---------------------------------------------------------------------------------------------------
 
-subject := object.get(input, "subject", {})
+default object_or_none(_) := {}
 
-action := object.get(input, "action", {})
+object_or_none(value) := value if is_object(value)
+
+subject := object_or_none(object.get(input, "subject", {}))
+
+action := object_or_none(object.get(input, "action", {}))
 
 entry := object.get(actions, action.type, {"family": "", "roles": {}})
 
@@ -156,8 +160,8 @@ default well_formed := false
 
 well_formed if {
 	is_object(input)
-	is_object(subject)
-	is_object(action)
+	is_object(object.get(input, "subject", {}))
+	is_object(object.get(input, "action", {}))
 	is_object(object.get(input, "context", {}))
 	name(subject.name)
 	name(subject.tenant_id)

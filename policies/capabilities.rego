@@ -99,17 +99,22 @@ approved(capability) if object.get(object.get(context, "approvals", {}), capabil
 
 # --- total look-ups ---------------------------------------------------------------------------------------------------
 
-subject := object.get(input, "subject", {})
+# An engine that is asked to be strict gives no answer at all when it looks something up in what is no object.
+default object_or_none(_) := {}
 
-action := object.get(input, "action", {})
+object_or_none(value) := value if is_object(value)
 
-context := object.get(input, "context", {})
+subject := object_or_none(object.get(input, "subject", {}))
+
+action := object_or_none(object.get(input, "action", {}))
+
+context := object_or_none(object.get(input, "context", {}))
 
 roles := object.get(subject, "roles", [])
 
 approval_policy := object.get(subject, "approval_policy", {})
 
-bindings := object.get(context, "capabilities", {})
+bindings := object_or_none(object.get(context, "capabilities", {}))
 
 role_bindings := object.get(bindings, "role_bindings", {})
 
@@ -128,7 +133,7 @@ well_formed if {
 
 subject_well_formed if {
 	is_object(input)
-	is_object(subject)
+	is_object(object.get(input, "subject", {}))
 	name(subject.agent)
 	text(subject.tool)
 	names(subject.capabilities)
@@ -141,7 +146,7 @@ subject_well_formed if {
 }
 
 action_well_formed if {
-	is_object(action)
+	is_object(object.get(input, "action", {}))
 	name(action.type)
 	name(action.run_mode)
 	names(action.capabilities)
@@ -149,10 +154,10 @@ action_well_formed if {
 }
 
 context_well_formed if {
-	is_object(context)
+	is_object(object.get(input, "context", {}))
 	text(context.tenant_id)
 	approvals(object.get(context, "approvals", {}))
-	is_object(bindings)
+	is_object(object.get(context, "capabilities", {}))
 	granted_to_roles(role_bindings)
 	is_object(tenant_role_bindings)
 	every tenant, granted in tenant_role_bindings {

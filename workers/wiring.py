@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -20,6 +21,7 @@ from orchestrator.domain.lifecycle import ALIVE
 from orchestrator.domain.plan import Agent
 from orchestrator.messages import Topic
 from orchestrator.relay import Relay, Sweeper
+from orchestrator.settings import Settings
 from orchestrator.store import Alive
 from orchestrator.telemetry import log
 from orchestrator.wiring import Core
@@ -29,7 +31,8 @@ from workers.completion_consumer import CompletionConsumer
 from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
 from workers.gate.gate import Gate
-from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
+from workers.gate.opa import RemoteEnforcer
+from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.step_consumer import StepConsumer
 from workers.toolhost import model, registry
 from workers.toolhost.documents import server as documents_server
@@ -41,6 +44,21 @@ ANSWER_TOKENS = 4_000
 _EVERYTHING = 1_000_000
 
 Builtins = Mapping[str, Callable[[], MCPServer]]
+
+
+def enforcer(settings: Settings) -> Enforcer:
+    """What decides by policy: the OPA server that is configured, or this process. Raises `Misconfigured`."""
+    try:
+        if not settings.opa_url:
+            return EmbeddedEnforcer(house.path("policies"))
+        return RemoteEnforcer(
+            settings.opa_url,
+            timeout_s=settings.opa_timeout_s,
+            ca_file=Path(settings.opa_ca_file) if settings.opa_ca_file else None,
+            token=os.environ.get(settings.opa_token_env, ""),
+        )
+    except PolicyLoadError as error:
+        raise Misconfigured(str(error)) from error
 
 
 class Hands:
@@ -60,10 +78,13 @@ class Hands:
         try:
             profiles_by_name = profiles.load(house.path("agents"))
             tools = tools or registry.load(house.path("configs/tool_registry.yaml"))
-            enforcer = EmbeddedEnforcer(house.path("policies"))
-        except (profiles.ProfileError, registry.RegistryError, PolicyLoadError) as error:
+            decider = enforcer(settings)
+        except (profiles.ProfileError, registry.RegistryError) as error:
             self.alive.close()
             raise Misconfigured(str(error)) from error
+        except Misconfigured:
+            self.alive.close()
+            raise
         self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})})
         prices = {
             "answer_tokens": ANSWER_TOKENS,
@@ -74,7 +95,7 @@ class Hands:
             conductor,
             Gate(
                 conductor,
-                enforcer,
+                decider,
                 profiles_by_name,
                 tools,
                 self._host,

@@ -30,6 +30,7 @@ DOORS = {
     "workers/executor.py:_report": "an outcome that cannot be written is a fault of its step",
     "workers/executor.py:_answered": "the leases of every other step hang on this thread",
     "workers/together.py:_lead": "a group that fails is asked one by one, and each hears what failed",
+    "workers/gate/opa.py:_carry": "a thread's only way to say what it met",
     "workers/gate/policy.py:judge": "whatever broke, the answer is no",
     "workers/gate/policy.py:_rendered": "a question that cannot be written down is malformed",
     "workers/gate/policy.py:_load": "a policy that does not compile is not loaded",

@@ -423,7 +423,7 @@ class Scripted:
     def ask(self, package, text):
         if isinstance(self.says, Exception):
             raise self.says
-        return self.says
+        return policy.Said(self.says, self.revision)
 
     def forget(self):
         self.forgotten += 1
@@ -475,7 +475,7 @@ class TestTheEngine:
     def test_escapes_that_text_even_without_the_guard(self, enforcer):
         document = question(required=("github.write",), trace_id=INJECTED).document()
 
-        answer = policy.read_answer(enforcer._engine.ask(policy.CAPABILITIES, json.dumps(document)))
+        answer = policy.read_answer(enforcer._engine.ask(policy.CAPABILITIES, json.dumps(document)).text)
 
         assert answer.effect == "deny"
 

@@ -12,16 +12,21 @@ A *denied* question stays denied however often it is asked. A *failed* one could
 happen, but asking again later may help. Nothing here raises towards a caller, except loading a policy.
 """
 
+from __future__ import annotations
+
+import gzip
 import hashlib
+import io
 import json
 import re
+import tarfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import regopy
 
@@ -68,6 +73,10 @@ BUILTINS = frozenset(
 
 class PolicyLoadError(ValueError):
     """A policy folder cannot be trusted with decisions; the message says which file or row, and why."""
+
+
+class NoAnswerError(Exception):
+    """There is no answer, or not in time. The message says why, to an operator; it never quotes the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,44 +181,89 @@ class PolicyEnforcer(Protocol):
         ...
 
 
-class EmbeddedEnforcer:
-    """Answers in this process, from the Rego files of one folder. Safe to share between threads.
+Heard: TypeAlias = Callable[[str, object, Decision], None]
+"""Is told each package that was asked, the document and the decision. It must not raise."""
 
-    Loading compiles every `*.rego` file (tests aside) and puts each row of `tests/*.json` to the new engine; if one
-    answer differs, the folder is refused with a `PolicyLoadError`.
-    """
 
-    def __init__(self, policy_dir: Path) -> None:
-        self._policy_dir = policy_dir
-        self._reloading = threading.Lock()
-        self._engine = _load(policy_dir)
+class Enforcer:
+    """Answers by one engine, guarded before and after. Safe to share between threads."""
+
+    def __init__(self, engine: Engine, *, heard: Heard | None = None) -> None:
+        self._engine = engine
+        self._heard = heard
 
     @property
     def revision(self) -> str:
-        """The first sixteen hex digits of the SHA-256 over the names and contents of the policy's files."""
+        """The revision of the policy that answers now; empty while a server has given no answer yet."""
         return self._engine.revision
+
+    def judge(self, question: Question) -> Decision:
+        """Answer one question about a call. Never raises: what cannot be answered is denied, with `failed` set."""
+        return self._decided(CAPABILITIES, _rendered(question))
+
+    def decide(self, package: str, document: Mapping[str, Json]) -> Decision:
+        """Ask one package of the policy about an input document. Never raises, as `judge` does not."""
+        return self._decided(package, document)
+
+    def _decided(self, package: str, document: object) -> Decision:
+        decision = judge(self._engine, package, document)
+        if self._heard is not None:
+            self._heard(package, document, decision)
+        return decision
+
+
+class EmbeddedEnforcer(Enforcer):
+    """Answers in this process, from the Rego files of one folder.
+
+    Loading compiles every `*.rego` file (tests aside) and puts each row of `tests/*.json` to the new engine; if one
+    answer differs, the folder is refused with a `PolicyLoadError`. The revision is the first sixteen hex digits of the
+    SHA-256 over the names and contents of the policy's files.
+    """
+
+    _engine: _EmbeddedEngine
+
+    def __init__(self, policy_dir: Path, *, heard: Heard | None = None) -> None:
+        super().__init__(_load(policy_dir), heard=heard)
+        self._policy_dir = policy_dir
+        self._reloading = threading.Lock()
+        self._loaded_at = time.monotonic()
+        self._last_error = ""
 
     @property
     def packages(self) -> tuple[str, ...]:
         """The packages that can be asked, by name."""
         return self._engine.packages
 
-    def judge(self, question: Question) -> Decision:
-        """Answer one question about a call. Never raises: what cannot be answered is denied, with `failed` set."""
-        return judge(self._engine, CAPABILITIES, _rendered(question))
+    @property
+    def age_s(self) -> float:
+        """How long ago the policy in force was loaded, in seconds."""
+        return time.monotonic() - self._loaded_at
 
-    def decide(self, package: str, document: Mapping[str, Json]) -> Decision:
-        """Ask one package of the policy about an input document. Never raises, as `judge` does not."""
-        return judge(self._engine, package, document)
+    @property
+    def last_error(self) -> str:
+        """Why the last reload was refused; empty if it was not."""
+        return self._last_error
 
     def reload(self) -> str:
         """Read the folder again and return the new revision; the old policy stays in force if anything fails."""
         with self._reloading:
-            self._engine = _load(self._policy_dir)
-            return self._engine.revision
+            try:
+                engine = _load(self._policy_dir)
+            except PolicyLoadError as error:
+                self._last_error = str(error)
+                raise
+            self._engine, self._loaded_at, self._last_error = engine, time.monotonic(), ""
+            return engine.revision
 
 
 # --- one decision ----------------------------------------------------------------------------------------------------
+
+
+class Said(NamedTuple):
+    """What an engine said: `{"allow": ..., "deny": ...}` as JSON text, and the revision of the policy that said it."""
+
+    text: str
+    revision: str
 
 
 class Engine(Protocol):
@@ -222,11 +276,11 @@ class Engine(Protocol):
 
     @property
     def revision(self) -> str:
-        """The revision of the policy that this engine holds; it never changes during the engine's life."""
+        """The revision of the policy that this engine held when it was last known."""
         ...
 
-    def ask(self, package: str, text: str) -> str:
-        """Return a package's `{"allow": ..., "deny": ...}` for an input document; raises if there is no answer."""
+    def ask(self, package: str, text: str) -> Said:
+        """Return what a package says about an input document's JSON text; raises if there is no answer."""
         ...
 
     def forget(self) -> None:
@@ -249,19 +303,20 @@ _MALFORMED = Answer("deny", (Reason("missing_capability", MALFORMED),))
 def judge(engine: Engine, package: str, document: object) -> Decision:
     """Return what a package decides about an input document, guarded before and after. Never raises."""
     started = time.perf_counter_ns()
-    text, failed, detail = "", False, ""
+    text, revision, failed, detail = "", "", False, ""
     try:
         text = write_document(document)
-        answer = read_answer(engine.ask(package, text), reasons=_REASONS_OF.get(package))
+        said, revision = engine.ask(package, text)
+        answer = read_answer(said, reasons=_REASONS_OF.get(package))
     except MalformedQuestionError as error:
         answer, detail = _MALFORMED, str(error)
     except Exception as error:  # noqa: BLE001 - a door: whatever broke, the answer is no
         engine.forget()
-        answer, failed, detail = _NO, True, f"The policy engine gave no answer ({type(error).__name__})."
+        answer, failed, detail = _NO, True, _unanswered(error)
     return Decision(
         effect=answer.effect,
         reasons=answer.reasons,
-        revision=engine.revision,
+        revision=revision or engine.revision,
         decision_id=uuid.uuid4().hex,
         input_digest=hashlib.sha256(text.encode()).hexdigest(),
         engine=engine.name,
@@ -269,6 +324,12 @@ def judge(engine: Engine, package: str, document: object) -> Decision:
         failed=failed,
         detail=detail,
     )
+
+
+def _unanswered(error: Exception) -> str:
+    if isinstance(error, NoAnswerError):
+        return str(error)
+    return f"The policy engine gave no answer ({type(error).__name__})."
 
 
 def _rendered(question: Question) -> object:
@@ -347,7 +408,7 @@ def read_answer(text: str, *, reasons: frozenset[str] | None = REASONS) -> Answe
     Raises `UnreadableAnswerError` for duplicate keys, other keys, other types, reasons that are none of those known
     (or no constant code, where `reasons` is `None`), or an `allow` that disagrees with `deny`.
     """
-    answer = _read_json(text)
+    answer = read_json(text)
     if type(answer) is not dict or set(answer) != {"allow", "deny"}:
         raise UnreadableAnswerError("The answer must be an object of allow and deny.")
     allow, deny = answer["allow"], answer["deny"]
@@ -382,7 +443,9 @@ def _read_reason(item: object, known: frozenset[str] | None) -> Reason:
     return Reason(reason, capability)
 
 
-def _read_json(text: str) -> Any:
+def read_json(text: str) -> Any:
+    """Return what JSON text says; raises for a key said twice, and for numbers that are not whole."""
+
     def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
@@ -418,15 +481,15 @@ class _EmbeddedEngine:
     name = "embedded"
 
     def __init__(self, modules: Mapping[str, str]) -> None:
-        self._modules = modules
+        self.modules = dict(modules)
         self._mine = threading.local()
         self.packages = _packages(modules.values())
         self.revision = _revision(modules)
 
-    def ask(self, package: str, text: str) -> str:
-        """Return the answer's JSON text for an input document's JSON text; raises if there is none."""
+    def ask(self, package: str, text: str) -> Said:
+        """Return what a package says about an input document's JSON text; raises if there is no answer."""
         if package not in self.packages:
-            raise UnreadableAnswerError("The policy has no such package.")
+            raise NoAnswerError("The policy has no such package.")
         interpreter, bundle = self._compiled()
         # as a term, never as an object: the object form does not escape quotes
         interpreter.set_input_term(text)
@@ -434,13 +497,13 @@ class _EmbeddedEngine:
         if not output.ok():
             raise UnreadableAnswerError("The engine reported an error.")
         # the raw text, since the library's own reading keeps the last of two equal keys
-        result = _read_json(str(output))
+        result = read_json(str(output))
         if type(result) is not dict or set(result) != {"expressions"}:
             raise UnreadableAnswerError("The engine's answer is undefined.")
         expressions = result["expressions"]
         if type(expressions) is not list or len(expressions) != 1:
             raise UnreadableAnswerError("The engine must give exactly one answer.")
-        return json.dumps(expressions[0])
+        return Said(json.dumps(expressions[0]), self.revision)
 
     def forget(self) -> None:
         """Drop this thread's interpreter, so that a fault in it does not outlive one question."""
@@ -455,7 +518,7 @@ class _EmbeddedEngine:
     def _compile(self) -> tuple[Any, Any]:
         interpreter = regopy.Interpreter()
         interpreter.log_level = regopy.LogLevel.NONE
-        for name, source in self._modules.items():
+        for name, source in self.modules.items():
             interpreter.add_module(name, source)
         for package in self.packages:
             interpreter.add_module(f"enforcement/{package}", _ENTRY.format(package=package))
@@ -505,6 +568,29 @@ def _read_modules(policy_dir: Path) -> dict[str, str]:
     for name, source in modules.items():
         _refuse_unproven_calls(name, source, own=own)
     return modules
+
+
+def bundle(policy_dir: Path) -> bytes:
+    """Return a policy folder as a bundle for an OPA server, which then says its revision in every answer.
+
+    The same folder always gives the same bytes. Raises `PolicyLoadError` as loading it does.
+    """
+    engine = _load(policy_dir)
+    roots = sorted(
+        {name.split(".")[0] for source in engine.modules.values() for name in _PACKAGE.findall(source)[:1]}
+    )
+    manifest = json.dumps({"revision": engine.revision, "roots": roots, "rego_version": 1}, sort_keys=True)
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as tar,
+    ):
+        for name, text in ({".manifest": manifest} | engine.modules).items():
+            content = text.encode()
+            entry = tarfile.TarInfo(f"/{name}")
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
 
 
 def _revision(modules: Mapping[str, str]) -> str:
