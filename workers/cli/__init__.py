@@ -27,6 +27,7 @@ from workers.cli import (
     exits,
     folders,
     plans,
+    policies,
     reports,
     research,
     schedules,
@@ -80,6 +81,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(audit.app, name="audit")
+app.add_typer(policies.app, name="policy")
 app.add_typer(config.app, name="config")
 app.command("up")(up.up)
 app.add_typer(serve.app, name="serve")

@@ -20,9 +20,10 @@ from agents import profiles
 from orchestrator import database, house, locks
 from orchestrator.domain.errors import Misconfigured, OrchestratorError
 from orchestrator.settings import Settings
+from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
-from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
+from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
 from workers.toolhost import model, registry
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolFailure, ToolHost
@@ -81,6 +82,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield from _folder(chosen)
     yield from _database(chosen)
     yield from redis(chosen)
+    yield from policy_server(chosen)
     yield _key(chosen)
     yield from files()
     yield from _tools(chosen)
@@ -174,6 +176,31 @@ def redis(chosen: Settings) -> list[Check]:
         )
         return [Check("redis", WARN, view.one_line(fault, 300), todo)]
     return [Check("redis", OK, "it answers, and gives locks")]
+
+
+def policy_server(chosen: Settings) -> list[Check]:
+    """Ask the OPA server that is configured, if any, a question to which any policy says no."""
+    if not chosen.opa_url:
+        return []
+    try:
+        decision = wiring.enforcer(chosen).decide(CAPABILITIES, {})
+    except Misconfigured as error:
+        return [Check("policy server", FAIL, str(error), "Correct ORCHESTRATOR_OPA_URL.")]
+    if decision.failed:
+        todo = "Start it over a bundle, or correct ORCHESTRATOR_OPA_URL; until then nothing is allowed."
+        return [Check("policy server", FAIL, view.one_line(decision.detail, 300), todo)]
+    ours = EmbeddedEnforcer(house.path("policies")).revision
+    if decision.revision != ours:
+        said = f"revision {decision.revision}, and this program's own is {ours}"
+        return [
+            Check(
+                "policy server",
+                WARN,
+                said,
+                "Look whether that is meant; `orchestrator policy test --server`.",
+            )
+        ]
+    return [Check("policy server", OK, f"revision {decision.revision}")]
 
 
 def _key(chosen: Settings) -> Check:

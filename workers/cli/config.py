@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Show and check the settings.")
 PREFIX: Final = "ORCHESTRATOR_"
 _FILE: Final = "settings.yaml"
 _OTHERS: Final = frozenset({"TEST_DATABASE_URL"})
-"""Variables with our prefix that are no settings, besides the one that holds the model's key."""
+"""Variables with our prefix that are no settings, besides those whose names are settings."""
 
 
 @app.command()
@@ -72,10 +72,11 @@ def source(key: str, data: Path | None) -> str:
 def strangers(environment: Mapping[str, str], chosen: Settings) -> Sequence[str]:
     """Return a sentence for each variable with this program's prefix that means nothing to it."""
     known = set(type(chosen).model_fields)
+    named = {chosen.model_key_env, chosen.opa_token_env}
     sentences = []
     for variable in sorted(environment):
         key = _key(variable)
-        if not variable.startswith(PREFIX) or key in known or variable == chosen.model_key_env:
+        if not variable.startswith(PREFIX) or key in known or variable in named:
             continue
         if key.upper() in _OTHERS:
             continue

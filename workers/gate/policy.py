@@ -23,7 +23,7 @@ import tarfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
@@ -535,7 +535,43 @@ def _entrypoint(package: str) -> str:
 # --- loading: an engine is trusted only after it has passed its own table -------------------------------------------
 
 
+def trial(policy_dir: Path, enforcer: Enforcer | None = None) -> Iterator[Trial]:
+    """Put each row of a folder's tables to its own policy, or to an enforcer, and tell how it went.
+
+    Raises `PolicyLoadError` if the folder cannot be read or its policy cannot be compiled.
+    """
+    asked = enforcer or Enforcer(_compiled(policy_dir))
+    for path in _tables(policy_dir):
+        for row in _read_rows(path):
+            decision = asked.decide(row.package, row.document)
+            fits = not decision.failed and (decision.allow, decision.reasons) == (row.allow, row.deny)
+            yield Trial(path.name, row.name, row.package, fits, _told(decision), _expected(row), decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one row of a table was decided, and how it should have been."""
+
+    table: str
+    row: str
+    package: str
+    fits: bool
+    told: str
+    expected: str
+    decision: Decision
+
+
+def _tables(policy_dir: Path) -> list[Path]:
+    return sorted((policy_dir / "tests").glob("*.json"))
+
+
 def _load(policy_dir: Path) -> _EmbeddedEngine:
+    engine = _compiled(policy_dir)
+    _self_test(engine, policy_dir)
+    return engine
+
+
+def _compiled(policy_dir: Path) -> _EmbeddedEngine:
     engine = _EmbeddedEngine(_read_modules(policy_dir))
     try:
         for package in engine.packages:
@@ -544,7 +580,6 @@ def _load(policy_dir: Path) -> _EmbeddedEngine:
         raise PolicyLoadError(
             f"The policy in {policy_dir} cannot be compiled or gives no answer: {_first_line(error)}",
         ) from error
-    _self_test(engine, policy_dir)
     return engine
 
 
@@ -564,7 +599,7 @@ def _read_modules(policy_dir: Path) -> dict[str, str]:
         raise PolicyLoadError(
             f"The policy in {policy_dir} has no package {CAPABILITIES} that says `allow` and `deny`."
         )
-    own = _defined(modules.values())
+    own = defined(modules.values())
     for name, source in modules.items():
         _refuse_unproven_calls(name, source, own=own)
     return modules
@@ -610,7 +645,7 @@ def _packages(sources: Iterable[str]) -> tuple[str, ...]:
     """Return the packages that say both `allow` and `deny`, and so can be asked."""
     code: dict[str, str] = {}
     for source in sources:
-        text = _QUOTED_OR_COMMENT.sub(" ", source)
+        text = blanked(source)
         for name in _PACKAGE.findall(text)[:1]:
             code[name] = code.get(name, "") + "\n" + text
     return tuple(sorted(name for name, text in code.items() if _ALLOW.search(text) and _DENY.search(text)))
@@ -623,40 +658,52 @@ _QUOTED_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*')
 _KEYWORDS = frozenset({"if", "in", "not", "some", "every", "else", "contains", "with", "as"})
 
 
+def blanked(source: str, *, text: bool = True) -> str:
+    """Return Rego with its comments (and its quoted text) turned into spaces, so that each place stays where it is."""
+
+    def blank(found: re.Match[str]) -> str:
+        return re.sub(r"[^\n]", " ", found[0]) if text or found[0].startswith("#") else found[0]
+
+    return _QUOTED_OR_COMMENT.sub(blank, source)
+
+
+def unproven_calls(code: str, *, own: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """Return where blanked code calls a function on which engines may disagree, or which one may lack."""
+    imported = {alias or path.rsplit(".", 1)[-1] for path, alias in _IMPORT.findall(code)}
+    for found in _CALL.finditer(code):
+        first = found[1].split(".", 1)[0]
+        if found[1] not in own | BUILTINS | _KEYWORDS and first not in imported | {"data"}:
+            yield found.start(), found[1]
+
+
+def defined(sources: Iterable[str]) -> frozenset[str]:
+    """Return the functions that sources define themselves."""
+    return frozenset(found for source in sources for found in _HEAD.findall(blanked(source)))
+
+
 def _refuse_unproven_calls(name: str, source: str, *, own: frozenset[str]) -> None:
     """Raise `PolicyLoadError` for a call to a function on which engines may disagree, or which one may lack."""
-    code = _QUOTED_OR_COMMENT.sub(" ", source)
+    code = blanked(source)
     if re.search(r"\bwith\b", code):
         raise PolicyLoadError(
             f"The policy file {name} replaces its input by `with`, which only a test may do."
         )
-    imported = {alias or path.rsplit(".", 1)[-1] for path, alias in _IMPORT.findall(code)}
-    for call in _CALL.findall(code):
-        first = call.split(".", 1)[0]
-        if call not in own | BUILTINS | _KEYWORDS and first not in imported | {"data"}:
-            raise PolicyLoadError(
-                f"The policy file {name} calls {call}, which is not one of the functions on which every engine agrees.",
-            )
-
-
-def _defined(sources: Iterable[str]) -> frozenset[str]:
-    return frozenset(
-        found for source in sources for found in _HEAD.findall(_QUOTED_OR_COMMENT.sub(" ", source))
-    )
+    for _, call in unproven_calls(code, own=own):
+        raise PolicyLoadError(
+            f"The policy file {name} calls {call}, which is not one of the functions on which every engine agrees.",
+        )
 
 
 def _self_test(engine: _EmbeddedEngine, policy_dir: Path) -> None:
     """Put every row of the folder's tables to the engine; raise `PolicyLoadError` at the first that differs."""
     proven: set[tuple[str, bool]] = set()
-    for path in sorted((policy_dir / "tests").glob("*.json")):
-        for row in _read_rows(path):
-            decision = judge(engine, row.package, row.document)
-            if decision.failed or (decision.allow, decision.reasons) != (row.allow, row.deny):
-                raise PolicyLoadError(
-                    f"The policy in {policy_dir} decides the row {row.name!r} of {path.name} otherwise than expected:"
-                    f" {_told(decision)} instead of {_expected(row)}.",
-                )
-            proven.add((row.package, row.allow))
+    for tried in trial(policy_dir, Enforcer(engine)):
+        if not tried.fits:
+            raise PolicyLoadError(
+                f"The policy in {policy_dir} decides the row {tried.row!r} of {tried.table} otherwise than expected:"
+                f" {tried.told} instead of {tried.expected}.",
+            )
+        proven.add((tried.package, tried.decision.allow))
     for package in engine.packages:
         if not {(package, True), (package, False)} <= proven:
             raise PolicyLoadError(
@@ -669,7 +716,7 @@ def _self_test(engine: _EmbeddedEngine, policy_dir: Path) -> None:
 class _Row:
     name: str
     package: str
-    document: object
+    document: Mapping[str, Json]
     allow: bool
     deny: tuple[Reason, ...]
 

@@ -1,0 +1,286 @@
+"""`orchestrator policy`: what the policy allows and why, whether it holds its own tests, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from orchestrator import house
+from orchestrator.domain.errors import Invalid, Misconfigured, NotFound, Unavailable
+from orchestrator.domain.plan import Agent
+from workers.cli import doors, flags, view
+from workers.cli.exits import FAILED, Ended
+
+if TYPE_CHECKING:
+    from workers.gate.policy import Decision, Enforcer
+
+app = typer.Typer(no_args_is_help=True, help="Test, explain, check and pack the policy.")
+
+MEANINGS: Final[Mapping[str, str]] = {
+    "missing_capability": "neither the agent's profile nor a role grants it",
+    "approval_required": "it is granted, and waits for a human",
+    "run_mode_mismatch": "it belongs to another run mode",
+    "agent_profile_missing": "the agent has no profile",
+    "unknown_action": "there is no such action",
+    "unknown_role": "there is no such role",
+    "tenant_mismatch": "it concerns another tenant",
+    "missing_role": "no role of the caller may do it",
+    "outside_scopes": "the key or token is narrower than the caller's roles",
+}
+"""What each reason means, for a person."""
+
+_Folder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--policies",
+        metavar="DIR",
+        help="A folder of policies instead of this program's.",
+        show_default=False,
+    ),
+]
+_Server: TypeAlias = Annotated[bool, typer.Option("--server", help="Ask the OPA server that opa_url names.")]
+
+
+@app.command("test")
+def try_out(*, policies: _Folder = None, server: _Server = False, as_json: flags.AsJson = False) -> None:
+    """Decide every row of the policy's tables, and tell which are not decided as written."""
+    from workers.gate import policy  # takes a second, which help and usage errors should not wait for
+
+    folder = _folder(policies)
+    try:
+        tried = list(policy.trial(folder, _server() if server else None))
+    except policy.PolicyLoadError as error:
+        raise Misconfigured(str(error)) from error
+    if server and all(t.decision.failed for t in tried):
+        raise Unavailable(tried[0].decision.detail if tried else "There is no row to ask about.")
+    wrong = [t for t in tried if not t.fits]
+    if as_json:
+        rows = [
+            {"table": t.table, "row": t.row, "package": t.package, "told": t.told, "expected": t.expected}
+            for t in wrong
+        ]
+        view.put_json({"ok": not wrong, "rows": len(tried), "wrong": rows})
+    else:
+        if wrong:
+            rows_told = [(t.row, t.package, t.told, t.expected) for t in wrong]
+            view.put_table(("row", "package", "decided", "expected"), rows_told)
+        told = view.many(len(tried), "row")
+        view.tell(
+            f"{len(wrong)} of {told} are decided otherwise." if wrong else f"{told} are decided as written.",
+            "red" if wrong else "green",
+        )
+    if wrong or not tried:
+        raise Ended(FAILED)
+
+
+@app.command()
+def explain(
+    *,
+    document: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="FILE", help="An input document as JSON; - reads it.", show_default=False
+        ),
+    ] = None,
+    package: Annotated[
+        str | None,
+        typer.Option("--package", metavar="NAME", help="The package to ask.", show_default=False),
+    ] = None,
+    action: Annotated[
+        str | None,
+        typer.Option("--action", metavar="NOUN.VERB", help="An action of the API.", show_default=False),
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role", metavar="ROLE", help="A role of the caller; may be repeated.", show_default=False
+        ),
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope", metavar="SCOPE", help="A scope of its key; may be repeated.", show_default=False
+        ),
+    ] = None,
+    agent: Annotated[
+        Agent | None, typer.Option("--agent", help="An agent that wants to call a tool.", show_default=False)
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option("--tool", metavar="NAME", help="The tool.", show_default=False)
+    ] = None,
+    policies: _Folder = None,
+    server: _Server = False,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Say whether something may happen and why: an action with roles, an agent with a tool, or an input document."""
+    named, asked = _question(document, package, action, role or [], scope, agent, tool)
+    decision = (_server() if server else _enforcer(policies)).decide(named, asked)
+    if decision.failed:
+        raise Unavailable(f"The policy could not answer. {decision.detail}")
+    if as_json:
+        view.put_json({"package": named, "input": asked, **_as_json(decision)})
+    else:
+        _tell(named, decision)
+
+
+@app.command()
+def lint(*, policies: _Folder = None, as_json: flags.AsJson = False) -> None:
+    """Find what Rego engines read differently, and what lets a denial be skipped."""
+    from workers.gate import lint as linter  # takes a second, which help and usage errors should not wait for
+
+    found = linter.lint(_folder(policies))
+    if as_json:
+        view.put_json({"ok": not found, "findings": [asdict(finding) for finding in found]})
+    elif found:
+        view.put_table(("where", "trap", "why"), [(f"{f.file}:{f.line}", f.trap, f.said) for f in found])
+    else:
+        view.tell("No trap was found.", "green")
+    if found:
+        raise Ended(FAILED)
+
+
+@app.command()
+def bundle(
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")],
+    policies: _Folder = None,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Pack the policy for an OPA server, with its revision; only one that holds its own tests."""
+    from workers.gate import policy  # takes a second, which help and usage errors should not wait for
+
+    folder = _folder(policies)
+    try:
+        packed, revision = policy.bundle(folder), policy.EmbeddedEnforcer(folder).revision
+    except policy.PolicyLoadError as error:
+        raise Misconfigured(str(error)) from error
+    beside = out.with_name(f".{out.name}.new")
+    try:
+        beside.write_bytes(packed)
+        beside.replace(out)  # a server that watches it never reads half of it
+    except OSError as error:
+        raise Invalid(f"The bundle cannot be written to {out}: {error.strerror}.") from error
+    if as_json:
+        view.put_json({"file": str(out), "revision": revision, "bytes": len(packed)})
+    else:
+        view.tell(f"Revision {revision} is in {out}.", "green")
+
+
+def _folder(given: Path | None) -> Path:
+    folder = given or house.path("policies")
+    if not folder.is_dir():
+        raise NotFound("folder", str(folder))
+    return folder
+
+
+def _server() -> Enforcer:
+    from workers import wiring  # takes a second, which help and usage errors should not wait for
+
+    chosen = doors.settings(None)
+    if not chosen.opa_url:
+        raise Misconfigured("No server is configured: set ORCHESTRATOR_OPA_URL.")
+    return wiring.enforcer(chosen)
+
+
+def _enforcer(policies: Path | None) -> Enforcer:
+    from workers.gate import policy  # takes a second, which help and usage errors should not wait for
+
+    try:
+        return policy.EmbeddedEnforcer(_folder(policies))
+    except policy.PolicyLoadError as error:
+        raise Misconfigured(str(error)) from error
+
+
+def _question(
+    document: str | None,
+    package: str | None,
+    action: str | None,
+    roles: list[str],
+    scopes: list[str] | None,
+    agent: Agent | None,
+    tool: str | None,
+) -> tuple[str, dict[str, Any]]:
+    from workers.gate import policy
+
+    if [document is not None, action is not None, bool(agent and tool)].count(True) != 1:
+        raise Invalid("Give --input with a document, or --action with --role, or --agent with --tool.")
+    if document is not None:
+        return package or policy.CAPABILITIES, _read(document)
+    if action is not None:
+        subject: dict[str, Any] = {"name": doors.PERSON, "tenant_id": "default", "roles": roles}
+        if scopes is not None:
+            subject["scopes"] = scopes
+        told = {"subject": subject, "action": {"type": action, "tenant_id": "default"}, "context": {}}
+        return package or policy.ACTIONS, told
+    return policy.CAPABILITIES, _call(agent or Agent.RESEARCHER, tool or "")
+
+
+def _call(agent: Agent, name: str) -> dict[str, Any]:
+    """The question that the gate would ask about a first call of a tool."""
+    from agents import profiles
+    from workers.gate import policy
+    from workers.toolhost import registry
+
+    profile = profiles.load(house.path("agents")).get(agent)
+    tool = registry.load(house.path("configs/tool_registry.yaml")).tools.get(name)
+    if tool is None:
+        raise NotFound("tool", name)
+    return policy.Question(
+        agent=agent.value,
+        tool=tool.name,
+        server=tool.server,
+        held=profile.capabilities if profile else (),
+        required=(tool.capability,),
+        approval_policy=dict(profile.approval_policy) if profile else {},
+        run_mode="any",
+        tenant_id="default",
+        plan_id="none",
+        step=1,
+        attempt=1,
+        depth=1,
+        cost_uusd=tool.cost_uusd,
+        args_digest="0" * 64,
+        trace_id="none",
+        profile_known=profile is not None,
+    ).document()
+
+
+def _read(place: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if place == "-" else Path(place).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise Invalid(f"The input document cannot be read: {view.one_line(error, 200)}") from error
+    if not isinstance(found, dict):
+        raise Invalid("The input document must be a JSON object.")
+    return found
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "effect": decision.effect,
+        "allow": decision.allow,
+        "reasons": [
+            {"reason": r.reason, "capability": r.capability, "meaning": MEANINGS.get(r.reason, "")}
+            for r in decision.reasons
+        ],
+        "detail": decision.detail,
+        "revision": decision.revision,
+        "engine": decision.engine,
+        "input_sha256": decision.input_digest,
+    }
+
+
+def _tell(package: str, decision: Decision) -> None:
+    view.put(f"{decision.effect}, says {package} at revision {decision.revision} ({decision.engine})")
+    rows = [(r.reason, r.capability, MEANINGS.get(r.reason, "")) for r in decision.reasons]
+    if rows:
+        view.put_table(("reason", "about", "which means"), rows)
+    if decision.detail:
+        view.put(decision.detail)
