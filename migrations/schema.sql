@@ -26,6 +26,13 @@ CREATE TABLE approval (
 );
 CREATE INDEX approval_of_plan ON public.approval USING btree (plan_id);
 CREATE INDEX approval_pending ON public.approval USING btree (expires_at) WHERE (state = 'pending'::text);
+ALTER TABLE approval ENABLE ROW LEVEL SECURITY;
+ALTER TABLE approval FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON approval TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON approval TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = approval.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT, UPDATE ON approval TO orchestrator_tenant;
 
 CREATE TABLE audit (
     chain uuid NOT NULL,
@@ -38,6 +45,13 @@ CREATE TABLE audit (
     CONSTRAINT audit_pkey PRIMARY KEY (chain, number),
     CONSTRAINT audit_number_check CHECK ((number > 0))
 );
+ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON audit TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON audit TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = audit.chain) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT ON audit TO orchestrator_tenant;
 
 CREATE TABLE call (
     ordinal bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -66,6 +80,13 @@ CREATE TABLE call (
     CONSTRAINT call_state_check CHECK ((state = ANY (ARRAY['intended'::text, 'done'::text, 'failed'::text, 'unknown'::text]))),
     CONSTRAINT finished_when_known CHECK (((finished_at IS NULL) = (state = 'intended'::text)))
 );
+ALTER TABLE call ENABLE ROW LEVEL SECURITY;
+ALTER TABLE call FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON call TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON call TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = call.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT, UPDATE ON call TO orchestrator_tenant;
 
 CREATE TABLE dead_letter (
     letter_id uuid NOT NULL,
@@ -85,6 +106,13 @@ CREATE TABLE dead_letter (
 );
 CREATE INDEX dead_letter_newest ON public.dead_letter USING btree (at DESC);
 CREATE INDEX dead_letter_of_plan ON public.dead_letter USING btree (plan_id);
+ALTER TABLE dead_letter ENABLE ROW LEVEL SECURITY;
+ALTER TABLE dead_letter FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON dead_letter TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON dead_letter TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = dead_letter.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT, UPDATE ON dead_letter TO orchestrator_tenant;
 
 CREATE TABLE event (
     plan_id uuid NOT NULL,
@@ -95,6 +123,13 @@ CREATE TABLE event (
     CONSTRAINT event_pkey PRIMARY KEY (plan_id, number),
     CONSTRAINT event_number_check CHECK ((number > 0))
 );
+ALTER TABLE event ENABLE ROW LEVEL SECURITY;
+ALTER TABLE event FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON event TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON event TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = event.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT ON event TO orchestrator_tenant;
 
 CREATE TABLE evidence (
     tenant text NOT NULL,
@@ -108,6 +143,13 @@ CREATE TABLE evidence (
     CONSTRAINT evidence_pkey PRIMARY KEY (tenant, sha256),
     CONSTRAINT evidence_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text))
 );
+ALTER TABLE evidence ENABLE ROW LEVEL SECURITY;
+ALTER TABLE evidence FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON evidence TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON evidence TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT INSERT, SELECT ON evidence TO orchestrator_tenant;
 
 CREATE TABLE fact (
     plan_id uuid NOT NULL,
@@ -132,6 +174,14 @@ CREATE TABLE fact (
     CONSTRAINT fact_quote_check CHECK ((quote <> ''::text)),
     CONSTRAINT fact_start_at_check CHECK ((start_at >= 0))
 );
+ALTER TABLE fact ENABLE ROW LEVEL SECURITY;
+ALTER TABLE fact FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON fact TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON fact TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = fact.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))
+    WITH CHECK (((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = fact.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))))));
+GRANT INSERT, SELECT ON fact TO orchestrator_tenant;
 
 CREATE TABLE firing (
     schedule_id uuid NOT NULL,
@@ -151,6 +201,14 @@ CREATE TABLE firing (
 );
 CREATE INDEX firing_of_plan ON public.firing USING btree (plan_id) WHERE (plan_id IS NOT NULL);
 CREATE INDEX firing_queued ON public.firing USING btree (schedule_id, due_at) WHERE (outcome = 'queued'::text);
+ALTER TABLE firing ENABLE ROW LEVEL SECURITY;
+ALTER TABLE firing FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON firing TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON firing TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))
+    WITH CHECK (((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))) AND ((plan_id IS NULL) OR (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = firing.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))));
+GRANT INSERT, SELECT, UPDATE ON firing TO orchestrator_tenant;
 
 CREATE TABLE outbox (
     number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -164,6 +222,14 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_topic_check CHECK ((topic = ANY (ARRAY['plan.steps'::text, 'plan.completions'::text, 'plan.dead'::text])))
 );
 CREATE INDEX outbox_turn ON public.outbox USING btree (tenant, priority DESC, number) WHERE (topic = 'plan.steps'::text);
+ALTER TABLE outbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE outbox FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON outbox TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON outbox TO orchestrator_tenant
+    USING (false)
+    WITH CHECK ((((tenant = ''::text) OR (tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))) AND (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = outbox.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))))));
+GRANT INSERT ON outbox TO orchestrator_tenant;
 
 CREATE TABLE outcome (
     plan_id uuid NOT NULL,
@@ -171,6 +237,13 @@ CREATE TABLE outcome (
     result jsonb NOT NULL,
     CONSTRAINT outcome_pkey PRIMARY KEY (plan_id, step)
 );
+ALTER TABLE outcome ENABLE ROW LEVEL SECURITY;
+ALTER TABLE outcome FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON outcome TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON outcome TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = outcome.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT ON outcome TO orchestrator_tenant;
 
 CREATE TABLE plan (
     plan_id uuid NOT NULL,
@@ -218,6 +291,13 @@ CREATE TABLE plan (
 ) WITH (fillfactor=50);
 CREATE INDEX plan_alive ON public.plan USING btree (tenant) WHERE (finished_at IS NULL);
 CREATE INDEX plan_newest ON public.plan USING btree (tenant, created_at DESC);
+ALTER TABLE plan ENABLE ROW LEVEL SECURITY;
+ALTER TABLE plan FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON plan TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON plan TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT INSERT, SELECT, UPDATE ON plan TO orchestrator_tenant;
 
 CREATE TABLE report (
     plan_id uuid NOT NULL,
@@ -226,6 +306,13 @@ CREATE TABLE report (
     CONSTRAINT report_pkey PRIMARY KEY (plan_id),
     CONSTRAINT report_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id) ON DELETE CASCADE
 );
+ALTER TABLE report ENABLE ROW LEVEL SECURITY;
+ALTER TABLE report FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON report TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON report TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = report.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT SELECT ON report TO orchestrator_tenant;
 
 CREATE TABLE schedule (
     schedule_id uuid NOT NULL,
@@ -246,6 +333,13 @@ CREATE TABLE schedule (
     CONSTRAINT schedule_overlap_check CHECK ((overlap = ANY (ARRAY['skip'::text, 'queue'::text, 'cancel'::text])))
 );
 CREATE INDEX schedule_next ON public.schedule USING btree (next_at) WHERE (NOT paused);
+ALTER TABLE schedule ENABLE ROW LEVEL SECURITY;
+ALTER TABLE schedule FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON schedule TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON schedule TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT DELETE, INSERT, SELECT, UPDATE ON schedule TO orchestrator_tenant;
 
 CREATE TABLE step (
     plan_id uuid NOT NULL,
@@ -279,6 +373,13 @@ CREATE TABLE step (
     CONSTRAINT step_round_check CHECK ((round >= 0)),
     CONSTRAINT step_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'ready'::text, 'running'::text, 'waiting_approval'::text, 'retrying'::text, 'succeeded'::text, 'failed'::text, 'dead'::text, 'rejected'::text, 'cancelled'::text, 'skipped'::text])))
 ) WITH (fillfactor=50);
+ALTER TABLE step ENABLE ROW LEVEL SECURITY;
+ALTER TABLE step FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON step TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON step TO orchestrator_tenant
+    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = step.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+GRANT INSERT, SELECT, UPDATE ON step TO orchestrator_tenant;
 
 CREATE TABLE tenant (
     tenant text NOT NULL,
@@ -289,3 +390,10 @@ CREATE TABLE tenant (
     CONSTRAINT tenant_max_running_check CHECK ((max_running > 0)),
     CONSTRAINT tenant_weight_check CHECK ((weight > (0)::double precision))
 );
+ALTER TABLE tenant ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON tenant TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON tenant TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT SELECT ON tenant TO orchestrator_tenant;

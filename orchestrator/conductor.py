@@ -150,6 +150,16 @@ class Conductor:
         """The numbers this conductor goes by."""
         return self._rules
 
+    def of(self, tenant: str) -> Conductor:
+        """Return this conductor for one tenant: what is another's it does not find, and cannot change."""
+        return Conductor(
+            self._store.of(tenant),
+            self._sealer,
+            new_id=self._new_id,
+            draw=self._draw,
+            rules=self._rules,
+        )
+
     # a plan's beginning and end
 
     def submit(self, asked: Request) -> Plan:

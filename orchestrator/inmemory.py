@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.errors import ForeignTenant, InvalidRequest
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
@@ -106,6 +107,91 @@ class InMemoryStore:
 
     def at_once(self) -> AbstractContextManager[InMemoryTx]:
         return self.transaction()
+
+    def of(self, tenant: str) -> _OfTenant:
+        if not tenant or "\x00" in tenant:
+            raise InvalidRequest(f"A tenant needs a name that can be stored, not {tenant!r}.")
+        return _OfTenant(self, tenant)
+
+
+class _OfTenant:
+    """A store in which only one tenant's rows are: each transaction works on those, and puts them back at its end."""
+
+    def __init__(self, store: InMemoryStore, tenant: str) -> None:
+        self._all = store
+        self._tenant = tenant
+
+    def of(self, tenant: str) -> _OfTenant:
+        if tenant != self._tenant:
+            raise ForeignTenant(f"A store of tenant {self._tenant!r} cannot become one of {tenant!r}.")
+        return self
+
+    def at_once(self) -> AbstractContextManager[InMemoryTx]:
+        return self.transaction()
+
+    @contextmanager
+    def transaction(self) -> Iterator[InMemoryTx]:
+        own = InMemoryStore(self._all.clock, alive=self._all.alive)
+        rows = self._rows(own)
+        for mine, whole in zip(rows, self._rows(self._all), strict=True):
+            mine |= {key: row for key, row in whole.items() if self._is_own(own, key, row)}
+        before = [set(mine) for mine in rows]
+        with self._all.transaction():
+            tx = InMemoryTx(own)
+            try:
+                yield tx
+                self._check(own, rows)
+            except BaseException:
+                tx.undo()
+                raise
+        for mine, whole, known in zip(rows, self._rows(self._all), before, strict=True):
+            for key in known - set(mine):
+                del whole[key]
+            whole |= mine
+        self._all.outbox += own.outbox
+
+    @staticmethod
+    def _rows(store: InMemoryStore) -> Sequence[dict[Any, Any]]:
+        """Every table but the outbox; plans and schedules first, by which others are known."""
+        return (
+            store.plan_rows,
+            store.schedule_rows,
+            store.keys,
+            store.step_rows,
+            store.event_rows,
+            store.audit_rows,
+            store.fact_rows,
+            store.evidence_rows,
+            store.report_rows,
+            store.call_rows,
+            store.approval_rows,
+            store.letter_rows,
+            store.tenant_rows,
+            store.firing_rows,
+        )
+
+    def _is_own(self, own: InMemoryStore, key: Any, row: Any) -> bool:
+        match row:
+            case Plan() | Schedule():
+                return row.tenant == self._tenant
+            case Tenant(), _:
+                return bool(key == self._tenant)
+            case Approval() | Call() | DeadLetter():
+                return row.plan_id in own.plan_rows
+            case Firing():
+                return row.schedule_id in own.schedule_rows
+        if isinstance(key, tuple):  # a key of a request, or evidence
+            return bool(key[0] == self._tenant)
+        return key in own.plan_rows
+
+    def _check(self, own: InMemoryStore, rows: Sequence[dict[Any, Any]]) -> None:
+        foreign = next(
+            (key for mine in rows for key, row in mine.items() if not self._is_own(own, key, row)), None
+        )
+        if foreign is not None or any(message.ref.plan_id not in own.plan_rows for message in own.outbox):
+            raise ForeignTenant(
+                f"This is not for tenant {self._tenant!r} to see or to change, and nothing was written."
+            )
 
 
 class InMemoryTx:

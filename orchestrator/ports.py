@@ -422,6 +422,13 @@ class Store(Protocol):
         """Begin a transaction for one call of one method, which commits with it."""
         ...
 
+    def of(self, tenant: str) -> Store:
+        """This store as one tenant sees it: no row of another's, and `ForeignTenant` for whoever would write one.
+
+        Raises `InvalidRequest` for a tenant without a name.
+        """
+        ...
+
 
 class Bus(Protocol):
     """How a doorbell is rung."""

@@ -4,6 +4,36 @@
 -- The time of this transaction.
 SELECT COALESCE(%(now)s::timestamptz, now()) AS now;
 
+-- name: confine
+-- Begin a transaction that sees and writes the rows of one tenant only; all in one journey.
+BEGIN;
+SET LOCAL ROLE orchestrator_tenant;
+SELECT set_config('app.tenant', %(tenant)s, true);
+
+-- name: confinement
+-- Who this transaction acts as, whether that keeps it from any row, and the tables of which it sees what it must not.
+  WITH granted AS MATERIALIZED (
+           SELECT c.oid, c.relname, c.relrowsecurity AND c.relforcerowsecurity AS secured,
+                  has_table_privilege(c.oid, 'SELECT') AND c.relkind IN ('r', 'p') AS readable,
+                  LEAST(100, 6400 * 8192.0 / GREATEST(pg_relation_size(c.oid), 1)) AS part
+             FROM pg_class AS c
+            WHERE c.relnamespace = 'public'::regnamespace
+              AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+              AND has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER'))
+SELECT current_user::text AS role,
+       (SELECT rolsuper OR rolbypassrls OR pg_has_role(oid, 'orchestrator_fleet', 'MEMBER')
+          FROM pg_roles
+         WHERE rolname = current_user) AS free,
+       ARRAY(SELECT relname::text
+               FROM granted
+              WHERE CASE WHEN NOT secured THEN true
+                         WHEN NOT readable THEN false
+                         -- the one way for a query to look into tables that it finds; a part of a large one will do
+                         ELSE query_to_xml(format('SELECT FROM public.%%I TABLESAMPLE SYSTEM (%%s) LIMIT 1',
+                                                  relname, part), false, true, '')::text LIKE '%%<row%%'
+                    END
+              ORDER BY relname) AS exposed;
+
 -- name: add_plan
 -- Write a queued plan, or return no row if the tenant has used the key before.
 INSERT INTO plan (plan_id, tenant, goal, depth, state, requester, sources, metadata, priority, idempotency_key,

@@ -11,19 +11,21 @@ import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
-from psycopg import Connection, Cursor
+from psycopg import ClientCursor, Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from orchestrator.domain.budget import Budget, Spent
-from orchestrator.domain.errors import Unavailable
+from orchestrator.domain.errors import ForeignTenant, InvalidRequest, Misconfigured, Unavailable
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
@@ -105,6 +107,7 @@ class PgStore:
     ) -> None:
         self._dsn = dsn
         self._now = now
+        self._tenant: str | None = None
         self._patience = f"{round(patience_s * 1000)}ms"
         self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
             dsn,
@@ -118,8 +121,36 @@ class PgStore:
         )
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back, those of every view of one tenant too."""
         self._pool.close()
+
+    def of(self, tenant: str) -> PgStore:
+        """Return this store as one tenant sees it: over the same connections, and no row of anybody else's.
+
+        Each of its transactions acts as the role `orchestrator_tenant`, so that Postgres hides what is not the
+        tenant's and refuses to write it (`ForeignTenant`), whoever this store itself logs in as.
+        """
+        if self._tenant not in {None, tenant}:
+            raise ForeignTenant(f"A store of tenant {self._tenant!r} cannot become one of {tenant!r}.")
+        if not tenant or "\x00" in tenant:
+            raise InvalidRequest(f"A tenant needs a name that can be stored, not {tenant!r}.")
+        return self._as(tenant)
+
+    def _as(self, tenant: str) -> PgStore:
+        view = copy(self)
+        view._tenant = tenant  # noqa: SLF001 - another of this kind
+        return view
+
+    def exposure(self) -> str | None:
+        """Return what lets one tenant see what is another's, as a sentence, or `None` where nothing does.
+
+        Looks with the eyes of a tenant that nobody has, which must see no row of any table.
+        """
+        try:
+            with self._as(f"nobody-{uuid4()}").transaction() as tx:
+                return tx.exposure()
+        except (Misconfigured, ForeignTenant, psycopg.Error) as error:
+            return f"Whether tenants are kept apart cannot be told: {error}"
 
     @contextmanager
     def transaction(self) -> Iterator[PgTx]:
@@ -127,10 +158,15 @@ class PgStore:
 
         Raises `Unavailable` when the database cannot be reached or went away.
         """
-        with _translated():
+        with self._within() as tx:
+            yield tx
+
+    @contextmanager
+    def _within(self, *, patience: str | None = None) -> Iterator[PgTx]:
+        with _translated(self._tenant):
             connection = self._begun()
             try:
-                tx = PgTx(connection, self._now() if self._now else None)
+                tx = PgTx(connection, self._now() if self._now else None, patience=patience)
                 yield tx
                 tx.flush()
                 connection.execute("COMMIT")
@@ -144,9 +180,14 @@ class PgStore:
     def at_once(self) -> Iterator[PgTx]:
         """Begin a transaction of one statement, which commits itself: no journeys for its begin and its end.
 
+        A tenant's store begins and ends one all the same, since nothing less confines a statement.
         Raises `Unavailable` as `transaction` does.
         """
-        with _translated():
+        if self._tenant is not None:
+            with self._within(patience=self._patience) as tx:
+                yield tx
+            return
+        with _translated(self._tenant):
             connection = self._pool.getconn()
             try:
                 yield PgTx(connection, self._now() if self._now else None, patience=self._patience)
@@ -167,22 +208,42 @@ class PgStore:
         """A connection in a transaction. One that was lost while nobody used it is found out here, and replaced."""
         connection = self._pool.getconn()
         try:
-            connection.execute("BEGIN")
+            self._begin(connection)
         except (psycopg.OperationalError, psycopg.InterfaceError):
-            self._pool.putconn(connection)
+            self._give_back(connection)
             self._pool.check()  # one lost connection is seldom alone: after a restart of Postgres all are
             connection = self._pool.getconn()
             try:
-                connection.execute("BEGIN")
+                self._begin(connection)
             except BaseException:
-                self._pool.putconn(connection)
+                self._give_back(connection)
                 raise
+        except BaseException:
+            self._give_back(connection)
+            raise
         return connection
+
+    def _begin(self, connection: Connection[DictRow]) -> None:
+        if self._tenant is None:
+            connection.execute("BEGIN")
+            return
+        try:
+            # three statements in one message, which only a cursor can send that binds on this side
+            ClientCursor(connection).execute(queries()["confine"], {"tenant": self._tenant})
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
+            raise Misconfigured(
+                f"Nobody can act for one tenant only ({error.diag.message_primary}). Let an administrator run "
+                f'GRANT orchestrator_tenant TO "{connection.info.user}";'
+            ) from error
+
+    def _give_back(self, connection: Connection[DictRow]) -> None:
+        _roll_back(connection)
+        self._pool.putconn(connection)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Say `Unavailable` where Postgres cannot be reached, went away or takes no writes."""
+def _translated(tenant: str | None) -> Iterator[None]:
+    """Say `Unavailable` where Postgres cannot be reached, went away or takes no writes; and what a tenant may not."""
     try:
         yield
     except PoolTimeout as error:
@@ -193,6 +254,12 @@ def _translated() -> Iterator[None]:
         raise Unavailable("Postgres ended a transaction that was left alone; nothing was written.") from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise Unavailable("Postgres is read-only at present; nothing was written.") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        if tenant is None:
+            raise
+        raise ForeignTenant(
+            f"This is not for tenant {tenant!r} to see or to change, and nothing was written: {error.diag.message_primary}."
+        ) from error
 
 
 def _roll_back(connection: Connection[DictRow]) -> None:
@@ -399,6 +466,21 @@ class PgTx:
     def tally(self) -> Tally:
         """Return what there is, in numbers, for whoever watches over it."""
         return Tally(**_one(self._run("tally")))
+
+    def exposure(self) -> str | None:
+        """Return what this transaction, which is a tenant's that nobody has, sees all the same; `None` for nothing."""
+        found = _one(self._run("confinement"))
+        if found["free"]:
+            return (
+                f"The role {found['role']} sees every row. Let an administrator run ALTER ROLE {found['role']} "
+                f"NOSUPERUSER NOBYPASSRLS; and REVOKE orchestrator_fleet FROM {found['role']};"
+            )
+        if found["exposed"]:
+            return (
+                f"Tenants see each other's rows in {', '.join(found['exposed'])}. Stop serving, and compare policies "
+                "and grants with migrations/schema.sql."
+            )
+        return None
 
     def workers(self) -> int:
         """Return how many workers prove to be alive."""

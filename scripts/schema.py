@@ -74,6 +74,38 @@ SELECT pg_get_indexdef(i.indexrelid) || ';'
  ORDER BY c.relname
 """
 
+SECURITY = """
+SELECT concat('ALTER TABLE ', c.relname, ' ', word, ' ROW LEVEL SECURITY;')
+  FROM pg_class AS c
+ CROSS JOIN LATERAL (VALUES ('ENABLE', c.relrowsecurity), ('FORCE', c.relforcerowsecurity)) AS w (word, holds)
+ WHERE c.oid = %s
+   AND holds
+"""
+
+# only policies for every command are made; one of another kind would show by its letter
+POLICIES = """
+SELECT concat('CREATE POLICY ', p.polname, ' ON ', c.relname, NULLIF(concat(' FOR ', p.polcmd), ' FOR *'), ' TO ',
+              (SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles AS r WHERE r.oid = ANY(p.polroles)),
+              E'\n    USING (' || regexp_replace(pg_get_expr(p.polqual, p.polrelid), '\\s+', ' ', 'g') || ')',
+              E'\n    WITH CHECK (' || regexp_replace(pg_get_expr(p.polwithcheck, p.polrelid), '\\s+', ' ', 'g') || ')', ';')
+  FROM pg_policy AS p
+  JOIN pg_class AS c ON c.oid = p.polrelid
+ WHERE p.polrelid = %s
+ ORDER BY p.polname
+"""
+
+GRANTS = """
+SELECT concat('GRANT ', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type), ' ON ', c.relname, ' TO ',
+              r.rolname, ';')
+  FROM pg_class AS c
+ CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+  JOIN pg_roles AS r ON r.oid = a.grantee
+ WHERE c.oid = %s
+   AND r.oid <> c.relowner
+ GROUP BY c.relname, r.rolname
+ ORDER BY r.rolname
+"""
+
 
 def describe(connection: psycopg.Connection) -> str:
     """Return the schema of the connected database as text."""
@@ -82,7 +114,10 @@ def describe(connection: psycopg.Connection) -> str:
         inside = [*_lines(connection, COLUMNS, oid), *_lines(connection, CONSTRAINTS, oid)]
         body = ",\n".join(f"    {line}" for line in inside)
         table = f"CREATE TABLE {name} (\n{body}\n){f' WITH ({options})' if options else ''};\n"
-        parts.append(table + "".join(f"{line}\n" for line in _lines(connection, INDEXES, oid)))
+        beside = [
+            line for query in (INDEXES, SECURITY, POLICIES, GRANTS) for line in _lines(connection, query, oid)
+        ]
+        parts.append(table + "".join(f"{line}\n" for line in beside))
     return "\n".join(parts)
 
 

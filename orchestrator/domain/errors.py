@@ -15,7 +15,8 @@ OrchestratorError
 │   └── AlreadyDecided
 ├── Forbidden              who asks may not
 │   ├── WrongRole
-│   └── RequesterDecides
+│   ├── RequesterDecides
+│   └── ForeignTenant      what was to be written is another tenant's; nothing was
 ├── Fenced                 a newer claim holds the step; the late writer must leave quietly
 ├── BudgetSpent            the plan has no more of something; write what there is
 ├── Unavailable            a part this depends on cannot answer now; try again later
@@ -153,6 +154,12 @@ class RequesterDecides(Forbidden):
     def __init__(self, who: str) -> None:
         super().__init__(f"{who} asked for this plan and may not decide its approvals; somebody else must.")
         self.who = who
+
+
+class ForeignTenant(Forbidden):
+    """Whoever acts for one tenant was about to write what is another's; nothing was written."""
+
+    code = "foreign_tenant"
 
 
 class Fenced(OrchestratorError):

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.domain.budget import Budget, Spent
+from orchestrator.domain.errors import ForeignTenant, InvalidRequest
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.lifecycle import (
     ALIVE,
@@ -37,6 +38,7 @@ from orchestrator.domain.plan import (
     StepRef,
     StepState,
 )
+from orchestrator.domain.schedule import Schedule
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion, Store, Tx
 from tests.clock import NOON
@@ -1694,3 +1696,88 @@ class TestATransaction:
             claim_one(tx, ref, holder=7)
             assert tx.step(ref).state is StepState.RUNNING
         assert step_of(shared, ref).state is StepState.RUNNING
+
+
+class TestAStoreOfOneTenant:
+    def test_finds_what_is_its_tenant_s_and_nothing_else(self, bench):
+        ours, theirs = (
+            new_step(bench.store, plan_id=new_plan(bench.store, tenant="ours")),
+            new_step(bench.store),
+        )
+        with bench.store.of("ours").transaction() as tx:
+            assert [plan.plan_id for plan in tx.plans()] == [ours.plan_id]
+            assert tx.step(ours) is not None
+            assert (
+                tx.plan(theirs.plan_id)
+                is tx.step(theirs)
+                is tx.lock_step(theirs)
+                is tx.lock_plan(theirs.plan_id)
+                is None
+            )
+            assert [
+                *tx.steps(theirs.plan_id),
+                *tx.events(theirs.plan_id),
+                *tx.lock_plans([theirs.plan_id]),
+            ] == []
+            assert not tx.move_plan(theirs.plan_id, PlanMove.CANCEL)
+            assert not tx.move_step(theirs, StepMove.CANCEL)
+
+    def test_writes_for_its_tenant_what_everybody_finds(self, bench):
+        ref = new_step(bench.store, plan_id=new_plan(bench.store, tenant="ours"))
+        with bench.store.of("ours").transaction() as tx:
+            tx.lock_plan(ref.plan_id)
+            tx.add_event(ref.plan_id, "noted", {})
+            tx.send([Message(Topic.STEPS, ref)])
+            assert tx.move_step(ref, StepMove.CANCEL)
+        with bench.store.transaction() as tx:
+            assert [event.kind for event in tx.events(ref.plan_id)] == ["noted"]
+            assert [message.ref for message in tx.take_outbox(10)] == [ref]
+            assert tx.step(ref).state is StepState.CANCELLED
+
+    def test_writes_nothing_when_its_block_raises(self, bench):
+        ref = new_step(bench.store, plan_id=new_plan(bench.store, tenant="ours"))
+        with undone(bench.store.of("ours")) as tx:
+            tx.lock_plan(ref.plan_id)
+            tx.add_event(ref.plan_id, "noted", {})
+            tx.send([Message(Topic.STEPS, ref)])
+            tx.move_step(ref, StepMove.CANCEL)
+        with bench.store.transaction() as tx:
+            assert not tx.events(ref.plan_id)
+            assert not tx.take_outbox(10)
+            assert tx.step(ref).state is StepState.READY
+
+    def test_begins_a_statement_that_commits_itself_for_its_tenant_only(self, bench):
+        ours, theirs = (
+            new_step(bench.store, plan_id=new_plan(bench.store, tenant="ours")),
+            new_step(bench.store),
+        )
+        with bench.store.of("ours").at_once() as tx:
+            assert set(tx.claim_steps([ours, theirs], holder=7, lease=LEASE)) == {ours}
+        assert step_of(bench, ours).state is StepState.RUNNING
+        assert step_of(bench, theirs).state is StepState.READY
+
+    @pytest.mark.parametrize("what", ["a plan", "a schedule", "evidence", "a dead letter of no plan"])
+    def test_refuses_what_is_another_s_to_have(self, bench, what):
+        letter = DeadLetter(str(uuid4()), None, None, "undecodable", "?", NOON)
+        write = {
+            "a plan": lambda tx: tx.add_plan(str(uuid4()), asked(tenant="theirs"), NOON + HOUR),
+            "a schedule": lambda tx: tx.add_schedule(
+                Schedule(str(uuid4()), "theirs", "daily", "0 6 * * *", "UTC", {})
+            ),
+            "evidence": lambda tx: tx.put_evidence("theirs", Evidence.of(TEXT, locator="a.txt")),
+            "a dead letter of no plan": lambda tx: tx.add_dead_letter(letter),
+        }[what]
+        with pytest.raises(ForeignTenant), bench.store.of("ours").transaction() as tx:
+            write(tx)
+        with bench.store.transaction() as tx:
+            assert not [*tx.plans(), *tx.schedules(), *tx.dead_letters()]
+            assert tx.evidence("theirs", Evidence.of(TEXT, locator="a.txt").sha256) is None
+
+    def test_cannot_become_that_of_another(self, bench):
+        with pytest.raises(ForeignTenant):
+            bench.store.of("ours").of("theirs")
+
+    @pytest.mark.parametrize("name", ["", "a\x00b"])
+    def test_needs_a_name(self, bench, name):
+        with pytest.raises(InvalidRequest):
+            bench.store.of(name)
