@@ -37,6 +37,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "step.fenced": "A step was finished by a worker that no longer held it; nothing was written.",
     "store.unavailable": "Postgres did not answer; the work goes on when it does.",
     "sweep.done": "Something was woken, rescued, offered again or expired.",
+    "tenants.exposed": "A tenant could see what is another's; the API is not ready, and does not start.",
     "tool.called": "A call was made through the gate, and ended.",
     "tool.refused": "The gate did not let a call through.",
     "tool.replayed": "A call was answered from the journal.",

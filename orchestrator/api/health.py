@@ -20,6 +20,7 @@ from orchestrator.api.problems import documented, problem
 from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.plan import PlanState
 from orchestrator.store import Tally
+from orchestrator.telemetry import log
 
 router: Final = APIRouter(tags=["health"])
 
@@ -51,15 +52,23 @@ def ready(request: Request, office: Here) -> Response:
 def _probed(core: Core) -> Iterable[tuple[str, str]]:
     try:
         at, wanted = database.revision(core.dsn), database.head()
+        exposed = core.store.exposure() if at == wanted else None
     except Unavailable:
         yield "postgres", "It does not answer."
     else:
         yield "postgres", FINE
         yield "schema", FINE if at == wanted else f"It is at revision {at}; this program expects {wanted}."
+        if at == wanted:
+            yield "tenants", FINE if exposed is None else _told(exposed)
     if not core.settings.broker_url.startswith("memory:"):
         yield "broker", _broker(core.settings.broker_url)
     if core.settings.redis_url:
         yield "redis", "degraded: there are no locks" if locks.fault(core.settings.redis_url) else FINE
+
+
+def _told(exposed: str) -> str:
+    log.error("tenants.exposed", error=exposed)
+    return "They are not kept apart; the log and `orchestrator doctor` say why."
 
 
 def _broker(url: str) -> str:

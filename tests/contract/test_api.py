@@ -894,7 +894,14 @@ class TestHealth:
     def test_is_ready_while_everything_answers(self, site):
         answer = site.get("/readyz")
         assert answer.status_code == 200
-        assert answer.json()["dependencies"] == {"postgres": "ok", "schema": "ok"}
+        assert answer.json()["dependencies"] == {"postgres": "ok", "schema": "ok", "tenants": "ok"}
+
+    def test_is_not_ready_where_tenants_are_not_kept_apart(self, fresh):
+        with psycopg.connect(fresh.dsn, autocommit=True) as connection:
+            connection.execute("ALTER TABLE fact DISABLE ROW LEVEL SECURITY")
+        answer = fresh.get("/readyz")
+        assert refusal(answer) == (503, "not_ready")
+        assert "orchestrator doctor" in answer.json()["dependencies"]["tenants"]
 
     def test_is_not_ready_on_another_schema(self, fresh):
         with psycopg.connect(fresh.dsn, autocommit=True) as connection:

@@ -150,6 +150,7 @@ def _database(chosen: Settings) -> Iterator[Check]:
     try:
         with doors.opened(chosen) as core, psycopg.connect(core.dsn) as connection:
             version = connection.info.server_version
+            exposed = core.store.exposure()
     except (OrchestratorError, psycopg.Error, OSError) as error:
         todo = (
             "Check ORCHESTRATOR_DATABASE_URL, and that the server runs."
@@ -160,6 +161,11 @@ def _database(chosen: Settings) -> Iterator[Check]:
         return
     yield Check(which, OK, f"version {version // 10000}.{version % 10000}")
     yield Check("schema", OK, f"revision {database.head()}, up to date")
+    if exposed is None:
+        yield Check("tenants", OK, "Postgres shows none of them what is another's")
+    else:
+        todo = "Serve nobody until it is mended; migrations/schema.sql has every policy and grant."
+        yield Check("tenants", FAIL, view.one_line(exposed, 300), todo)
 
 
 def redis(chosen: Settings) -> list[Check]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.domain.errors import Invalid, Unavailable
+from orchestrator.domain.errors import Invalid, Misconfigured, Unavailable
 from workers import signals
 from workers.cli import doors, flags, view
 
@@ -97,6 +97,7 @@ def _serve(core: Core, host: str, port: int) -> None:
 
     from orchestrator import api as http
 
+    _refuse_exposed(core)
     stopping = threading.Event()
     config = uvicorn.Config(
         http.build(core, stopping=stopping),
@@ -113,6 +114,17 @@ def _serve(core: Core, host: str, port: int) -> None:
         view.tell(f"Serving on http://{shown}:{listener.getsockname()[1]} — Ctrl-C stops.", "green")
         signal.signal(signal.SIGTERM, lambda *_: None)  # once served to the end, it has been obeyed
         _server(config, stopping).run(sockets=[listener])
+
+
+def _refuse_exposed(core: Core) -> None:
+    """Raise `Misconfigured` where Postgres would show one tenant what is another's."""
+    # takes a second to import, which help and usage errors should not wait for
+    from orchestrator.telemetry import log
+
+    exposed = core.store.exposure()
+    if exposed is not None:
+        log.error("tenants.exposed", error=exposed)
+        raise Misconfigured(f"The API does not start, for tenants would not be kept apart. {exposed}")
 
 
 @contextlib.contextmanager
