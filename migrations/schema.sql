@@ -17,11 +17,20 @@ CREATE TABLE approval (
     decided_at timestamp with time zone,
     decided_by text,
     comment text NOT NULL DEFAULT ''::text,
+    chain jsonb,
+    stage integer NOT NULL DEFAULT 1,
+    level integer NOT NULL DEFAULT 0,
+    version integer NOT NULL DEFAULT 0,
+    holds_until timestamp with time zone,
     CONSTRAINT approval_pkey PRIMARY KEY (approval_id),
     CONSTRAINT approval_plan_id_step_fkey FOREIGN KEY (plan_id, step) REFERENCES step(plan_id, number) ON DELETE CASCADE,
+    CONSTRAINT approval_level_check CHECK ((level >= 0)),
     CONSTRAINT approval_roles_check CHECK ((cardinality(roles) > 0)),
+    CONSTRAINT approval_stage_check CHECK ((stage > 0)),
     CONSTRAINT approval_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'approved'::text, 'rejected'::text, 'expired'::text, 'cancelled'::text]))),
+    CONSTRAINT approval_version_check CHECK ((version >= 0)),
     CONSTRAINT decided_once CHECK ((((state = 'pending'::text) = (decided_at IS NULL)) AND ((decided_at IS NULL) = (decided_by IS NULL)))),
+    CONSTRAINT holds_when_approved CHECK (((holds_until IS NULL) OR (state = 'approved'::text))),
     CONSTRAINT never_by_the_requester CHECK (((state = ANY (ARRAY['expired'::text, 'cancelled'::text])) OR (decided_by IS DISTINCT FROM requester)))
 );
 CREATE INDEX approval_of_plan ON public.approval USING btree (plan_id);
@@ -210,6 +219,27 @@ CREATE POLICY of_tenant ON firing TO orchestrator_tenant
     WITH CHECK (((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))) AND ((plan_id IS NULL) OR (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = firing.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))));
 GRANT INSERT, SELECT, UPDATE ON firing TO orchestrator_tenant;
 
+CREATE TABLE notification (
+    notification_id uuid NOT NULL,
+    approval_id uuid NOT NULL,
+    kind text NOT NULL,
+    body jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'waiting'::text,
+    attempts integer NOT NULL DEFAULT 0,
+    due_at timestamp with time zone NOT NULL,
+    made_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    error text,
+    CONSTRAINT notification_pkey PRIMARY KEY (notification_id),
+    CONSTRAINT notification_approval_id_fkey FOREIGN KEY (approval_id) REFERENCES approval(approval_id) ON DELETE CASCADE,
+    CONSTRAINT ended_when_not_waiting CHECK (((state = 'waiting'::text) = (ended_at IS NULL))),
+    CONSTRAINT notification_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT notification_kind_check CHECK ((kind <> ''::text)),
+    CONSTRAINT notification_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'given_up'::text])))
+);
+CREATE INDEX notification_of_approval ON public.notification USING btree (approval_id);
+CREATE INDEX notification_waiting ON public.notification USING btree (due_at) WHERE (state = 'waiting'::text);
+
 CREATE TABLE outbox (
     number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     topic text NOT NULL,
@@ -313,6 +343,26 @@ CREATE POLICY of_fleet ON report TO orchestrator_fleet
 CREATE POLICY of_tenant ON report TO orchestrator_tenant
     USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = report.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
 GRANT SELECT ON report TO orchestrator_tenant;
+
+CREATE TABLE ruling (
+    approval_id uuid NOT NULL,
+    number integer NOT NULL,
+    person text NOT NULL,
+    role text NOT NULL,
+    stage integer NOT NULL,
+    seat integer NOT NULL,
+    decision text NOT NULL,
+    comment text NOT NULL DEFAULT ''::text,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT ruling_pkey PRIMARY KEY (approval_id, number),
+    CONSTRAINT a_seat_is_filled_once UNIQUE (approval_id, stage, seat),
+    CONSTRAINT nobody_decides_twice UNIQUE (approval_id, person),
+    CONSTRAINT ruling_approval_id_fkey FOREIGN KEY (approval_id) REFERENCES approval(approval_id) ON DELETE CASCADE,
+    CONSTRAINT ruling_decision_check CHECK ((decision = ANY (ARRAY['approved'::text, 'rejected'::text]))),
+    CONSTRAINT ruling_number_check CHECK ((number > 0)),
+    CONSTRAINT ruling_seat_check CHECK ((seat > 0)),
+    CONSTRAINT ruling_stage_check CHECK ((stage > 0))
+);
 
 CREATE TABLE schedule (
     schedule_id uuid NOT NULL,

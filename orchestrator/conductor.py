@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TypeAlias, TypeGuard, TypeVar
 
+from orchestrator.domain import approval as people
 from orchestrator.domain import fork as domain_fork
 from orchestrator.domain import ooda
 from orchestrator.domain.budget import Spent
@@ -22,8 +23,6 @@ from orchestrator.domain.errors import (
     IllegalMove,
     KeyReused,
     NotFound,
-    RequesterDecides,
-    WrongRole,
 )
 from orchestrator.domain.lifecycle import ALIVE, PLAN_MOVES, STEP_ENDS, PlanMove, StepMove
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
@@ -33,12 +32,14 @@ from orchestrator.domain.plan import (
     ApprovalState,
     Call,
     CallState,
+    Chain,
     Claimed,
     DeadLetter,
     Evidence,
     Fact,
     Json,
     NewStep,
+    Notification,
     Plan,
     Request,
     Semantics,
@@ -61,7 +62,8 @@ class Rules:
     """The numbers a conductor goes by.
 
     `lease` is how long a silent worker keeps a step; `unheard_after` how long a doorbell may go unanswered before it
-    is rung again; `approval_ttl` how long a human has to decide.
+    is rung again; `approval_ttl` how long a human has to decide where no chain of `chains` says so. `notify` is
+    whether decisions that wait or were made are told outside.
     """
 
     lease: timedelta = timedelta(seconds=30)
@@ -69,6 +71,8 @@ class Rules:
     backoff: Backoff = field(default_factory=Backoff)
     unheard_after: timedelta = timedelta(seconds=30)
     approval_ttl: timedelta = timedelta(days=30)
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+    notify: bool = False
     batch: int = 200
 
 
@@ -232,6 +236,7 @@ class Conductor:
             desk.tx.decide(
                 approval.approval_id, ApprovalState.CANCELLED, by="system", comment="the plan ended"
             )
+            self._tell(desk, "approval.cancelled", self._must(desk.tx.approval(approval.approval_id)))
 
     def fork(
         self,
@@ -424,18 +429,23 @@ class Conductor:
             ref, StepMove.HOLD, claim=claimed.claim, return_attempt=True, reason=outcome.question
         ):
             return False
+        chain = self._rules.chains.get(outcome.category) or people.simple(
+            outcome.roles, self._rules.approval_ttl
+        )
         approval = Approval(
             approval_id=self._new_id(),
             plan_id=ref.plan_id,
             step=ref.number,
             category=outcome.category,
-            roles=outcome.roles,
+            roles=people.opening(chain),
             question=outcome.question,
             args_digest=outcome.args_digest,
             requester=desk.plan.requester,
-            expires_at=desk.tx.now() + self._rules.approval_ttl,
+            expires_at=desk.tx.now() + chain.stages[0].within,
+            chain=chain,
         )
         desk.tx.add_approval(approval)
+        self._tell(desk, "approval.requested", approval)
         desk.tx.move_plan(ref.plan_id, PlanMove.HOLD, reason=outcome.question)
         body: dict[str, Json] = {
             "step": ref.number,
@@ -444,7 +454,7 @@ class Conductor:
         }
         desk.event("approval.requested", {**_named(claimed.step), **body, "question": outcome.question})
         desk.audit(
-            "approval.requested", {**body, "args_digest": outcome.args_digest, "roles": list(outcome.roles)}
+            "approval.requested", {**body, "args_digest": outcome.args_digest, "roles": list(approval.roles)}
         )
         return True
 
@@ -649,30 +659,140 @@ class Conductor:
     # people
 
     def decide(
-        self, approval_id: str, *, approve: bool, by: str, roles: Iterable[str], comment: str = ""
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        by: str,
+        roles: Iterable[str],
+        comment: str = "",
+        stage: int | None = None,
     ) -> Approval:
-        """Record a human decision, once: an approved step goes on, a rejected one ends its plan.
+        """Record what a person decides: once all seats are filled the step goes on; a rejection ends its plan.
 
-        Raises `WrongRole`, `RequesterDecides`, or `AlreadyDecided` when somebody was first or it expired.
+        `stage` is the stage that they saw, where they say so. Raises `WrongRole`, `RequesterDecides`, `DecidesTwice`,
+        or `AlreadyDecided` when somebody was first or it expired.
         """
         with self._store.transaction() as tx:
             asked = tx.approval(approval_id)
             if asked is None:
                 raise NotFound("approval", approval_id)
             desk = self._open(tx, asked.plan_id)
-            if not set(asked.roles) & set(roles):
-                raise WrongRole(asked.roles)
-            if by == asked.requester:
-                raise RequesterDecides(by)
-            state = ApprovalState.APPROVED if approve else ApprovalState.REJECTED
-            if not tx.decide(approval_id, state, by=by, comment=comment):
-                found = self._must(tx.approval(approval_id)).state
-                raise AlreadyDecided(approval_id, "expired" if found is ApprovalState.PENDING else found)
-            body: dict[str, Json] = {"approval": approval_id, "step": asked.step, "decision": state, "by": by}
-            desk.event("approval.decided", body)
-            desk.audit("approval.decided", {**body, "comment": comment, "args_digest": asked.args_digest})
-            self._after_decision(desk, asked, approve=approve, why=f"{by} rejected step {asked.step}.")
+            # read again: while the plan was waited for, somebody else may have decided
+            asked = self._must(tx.approval(approval_id))
+            if asked.expires_at is not None and asked.expires_at <= tx.now():
+                self._escalate(desk, asked)  # the sweeper would have, a moment later
+                asked = self._must(tx.approval(approval_id))
+            turn = people.rule(
+                asked,
+                tx.rulings(approval_id),
+                by=by,
+                roles=roles,
+                approve=approve,
+                comment=comment,
+                stage=stage,
+            )
+            self._take(desk, asked, turn)
             return self._must(tx.approval(approval_id))
+
+    def _take(self, desk: _Desk, asked: Approval, turn: people.Turn) -> None:
+        tx, ruling = desk.tx, turn.ruling
+        if turn.state is ApprovalState.PENDING:
+            expires_at = asked.expires_at if turn.within is None else tx.now() + turn.within
+            taken = expires_at is not None and tx.advance(
+                asked.approval_id,
+                version=asked.version,
+                stage=turn.stage,
+                level=asked.level if turn.stage == asked.stage else 0,
+                roles=turn.roles,
+                expires_at=expires_at,
+                in_time=True,
+            )
+        else:
+            taken = tx.decide(
+                asked.approval_id,
+                turn.state,
+                by=ruling.person,
+                comment=ruling.comment,
+                version=asked.version,
+                holds=people.chain_of(asked).holds if turn.state is ApprovalState.APPROVED else None,
+            )
+        if not taken:
+            found = self._must(tx.approval(asked.approval_id)).state
+            raise AlreadyDecided(asked.approval_id, "expired" if found is ApprovalState.PENDING else found)
+        tx.add_ruling(asked.approval_id, ruling)
+        body: dict[str, Json] = {
+            "approval": asked.approval_id,
+            "step": asked.step,
+            "decision": ruling.decision,
+            "by": ruling.person,
+            "role": ruling.role,
+            "stage": ruling.stage,
+        }
+        why: dict[str, Json] = {"comment": ruling.comment, "args_digest": asked.args_digest}
+        now = self._must(tx.approval(asked.approval_id))
+        if turn.state is ApprovalState.PENDING:
+            body["roles"] = list(turn.roles)
+            desk.event("approval.advanced", body)
+            desk.audit("approval.advanced", {**body, **why})
+            self._tell(desk, "approval.advanced", now)
+            return
+        desk.event("approval.decided", body)
+        desk.audit("approval.decided", {**body, **why})
+        self._tell(desk, "approval.decided", now)
+        approve = turn.state is ApprovalState.APPROVED
+        self._after_decision(desk, asked, approve=approve, why=f"{ruling.person} rejected step {asked.step}.")
+
+    def _escalate(self, desk: _Desk, asked: Approval) -> bool:
+        """Let further roles decide as well, when a stage's time is up; `False` when nobody is left to ask."""
+        following = people.escalated(asked, desk.tx.rulings(asked.approval_id))
+        if following is None:
+            return False
+        roles, within = following
+        expires_at = desk.tx.now() + within
+        level = asked.level + 1
+        if not desk.tx.advance(
+            asked.approval_id,
+            version=asked.version,
+            stage=asked.stage,
+            level=level,
+            roles=roles,
+            expires_at=expires_at,
+            in_time=False,
+        ):
+            return False
+        body: dict[str, Json] = {
+            "approval": asked.approval_id,
+            "step": asked.step,
+            "stage": asked.stage,
+            "level": level,
+            "roles": list(roles),
+        }
+        desk.event("approval.escalated", body)
+        desk.audit("approval.escalated", body)
+        self._tell(desk, "approval.escalated", self._must(desk.tx.approval(asked.approval_id)))
+        return True
+
+    def _tell(self, desk: _Desk, kind: str, asked: Approval) -> None:
+        """Have it told outside: names and numbers only, for a question may hold what nobody else may read."""
+        if not self._rules.notify:
+            return
+        notification_id = self._new_id()
+        body: dict[str, Json] = {
+            "id": notification_id,
+            "kind": kind,
+            "at": desk.tx.now().isoformat(),
+            "tenant": desk.plan.tenant,
+            "plan_id": asked.plan_id,
+            "step": asked.step,
+            "approval_id": asked.approval_id,
+            "category": asked.category,
+            "state": asked.state,
+            "stage": asked.stage,
+            "roles": list(asked.roles) if asked.state is ApprovalState.PENDING else [],
+            "expires_at": asked.expires_at.isoformat() if asked.expires_at else None,
+        }
+        desk.tx.add_notification(Notification(notification_id, asked.approval_id, kind, body))
 
     def _after_decision(self, desk: _Desk, asked: Approval, *, approve: bool, why: str) -> None:
         ref = StepRef(asked.plan_id, asked.step)
@@ -680,8 +800,10 @@ class Conductor:
             desk.tx.allow_repeat(ref, asked.args_digest)
             desk.tx.move_step(ref, StepMove.APPROVE)
             desk.tx.send([Message(Topic.STEPS, ref)])
-            if not self._any_waiting(desk):
-                desk.tx.move_plan(asked.plan_id, PlanMove.RESUME)
+            if not self._any_waiting(desk) and desk.tx.move_plan(asked.plan_id, PlanMove.RESUME):
+                # its time did not run while it waited, or what was approved late would be skipped
+                waited = people.waited(desk.tx.approvals(plan_id=asked.plan_id), desk.tx.now())
+                desk.tx.extend(asked.plan_id, waited)
         else:
             desk.tx.move_step(ref, StepMove.REJECT, reason=why)
             self._end(desk, PlanMove.REJECT, why)
@@ -813,7 +935,7 @@ class Conductor:
             return len(messages)
 
     def expire(self) -> int:
-        """Turn approvals that nobody decided in time into rejections; the number expired."""
+        """Ask further people, or turn approvals that nobody decided in time into rejections; the number of both."""
         with self._store.transaction() as tx:
             asked = tx.expired_approvals(self._rules.batch)
         return sum(self._expire(approval) for approval in asked)
@@ -821,8 +943,17 @@ class Conductor:
     def _expire(self, asked: Approval) -> bool:
         with self._store.transaction() as tx:
             desk = self._open_free(tx, asked.plan_id)
-            if desk is None or not tx.decide(
-                asked.approval_id, ApprovalState.EXPIRED, by="system", comment="nobody decided in time"
+            found = tx.approval(asked.approval_id) if desk else None
+            if desk is None or found is None or found.version != asked.version:
+                return False
+            if self._escalate(desk, found):
+                return True
+            if not tx.decide(
+                asked.approval_id,
+                ApprovalState.EXPIRED,
+                by="system",
+                comment="nobody decided in time",
+                version=asked.version,
             ):
                 return False
             body: dict[str, Json] = {
@@ -833,6 +964,7 @@ class Conductor:
             }
             desk.event("approval.decided", body)
             desk.audit("approval.decided", body)
+            self._tell(desk, "approval.decided", self._must(tx.approval(asked.approval_id)))
             why = f"Nobody decided about step {asked.step} in time."
             self._after_decision(desk, asked, approve=False, why=why)
             return True

@@ -31,9 +31,12 @@ from orchestrator.domain.plan import (
     Fact,
     Json,
     NewStep,
+    Notification,
+    NotificationState,
     Plan,
     PlanState,
     Request,
+    Ruling,
     Step,
     StepRef,
     StepState,
@@ -88,6 +91,9 @@ class InMemoryStore:
         self.report_rows: dict[str, Mapping[str, Json]] = {}
         self.call_rows: dict[tuple[str, int, str, int], Call] = {}
         self.approval_rows: dict[str, Approval] = {}
+        self.ruling_rows: dict[str, tuple[Ruling, ...]] = {}
+        self.notification_rows: dict[str, Notification] = {}
+        self.notification_due: dict[str, datetime] = {}
         self.letter_rows: dict[str, DeadLetter] = {}
         self.outbox: list[Message] = []
         self.tenant_rows: dict[str, tuple[Tenant, float]] = {}
@@ -553,23 +559,48 @@ class InMemoryTx:
     # people
 
     def add_approval(self, approval: Approval) -> None:
-        self._put(self._store.approval_rows, approval.approval_id, approval)
+        self._put(self._store.approval_rows, approval.approval_id, _with(approval, asked_at=self._at))
 
     def approval(self, approval_id: str) -> Approval | None:
         return self._store.approval_rows.get(approval_id)
 
     def approvals(
-        self, *, state: ApprovalState | None = None, plan_id: str | None = None
+        self,
+        *,
+        state: ApprovalState | None = None,
+        plan_id: str | None = None,
+        step: int | None = None,
+        category: str | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Approval]:
-        return [
+        found = [
             a
             for a in self._store.approval_rows.values()
-            if (state is None or a.state is state) and (plan_id is None or a.plan_id == plan_id)
+            if (state is None or a.state is state)
+            and (plan_id is None or a.plan_id == plan_id)
+            and (step is None or a.step == step)
+            and (category is None or a.category == category)
+            and (role is None or (a.state is ApprovalState.PENDING and role in a.roles))
+            and (tenant is None or self._store.plan_rows[a.plan_id].tenant == tenant)
         ]
+        return found[:limit]
 
-    def decide(self, approval_id: str, state: ApprovalState, *, by: str, comment: str) -> bool:
+    def decide(
+        self,
+        approval_id: str,
+        state: ApprovalState,
+        *,
+        by: str,
+        comment: str,
+        version: int | None = None,
+        holds: timedelta | None = None,
+    ) -> bool:
         approval = self._store.approval_rows.get(approval_id)
         if approval is None or approval.state is not ApprovalState.PENDING:
+            return False
+        if version is not None and approval.version != version:
             return False
         late = approval.expires_at is not None and approval.expires_at <= self._at
         if late and state not in {ApprovalState.EXPIRED, ApprovalState.CANCELLED}:
@@ -577,9 +608,104 @@ class InMemoryTx:
         self._put(
             self._store.approval_rows,
             approval_id,
-            _with(approval, state=state, decided_by=by, comment=comment),
+            _with(
+                approval,
+                state=state,
+                decided_by=by,
+                comment=comment,
+                holds_until=None if holds is None else self._at + holds,
+                decided_at=self._at,
+            ),
         )
         return True
+
+    def advance(
+        self,
+        approval_id: str,
+        *,
+        version: int,
+        stage: int,
+        level: int,
+        roles: tuple[str, ...],
+        expires_at: datetime,
+        in_time: bool,
+    ) -> bool:
+        approval = self._store.approval_rows.get(approval_id)
+        if approval is None or approval.state is not ApprovalState.PENDING or approval.version != version:
+            return False
+        if (approval.expires_at is None or approval.expires_at > self._at) is not in_time:
+            return False
+        changed = _with(
+            approval, stage=stage, level=level, roles=roles, expires_at=expires_at, version=version + 1
+        )
+        self._put(self._store.approval_rows, approval_id, changed)
+        return True
+
+    def add_ruling(self, approval_id: str, ruling: Ruling) -> None:
+        rows = self._store.ruling_rows.get(approval_id, ())
+        seat = (ruling.stage, ruling.seat)
+        taken = any(ruling.person == row.person or seat == (row.stage, row.seat) for row in rows)
+        if taken or ruling.number != len(rows) + 1:
+            raise AssertionError("a person decides once, and a seat is filled once")
+        self._put(self._store.ruling_rows, approval_id, (*rows, _with(ruling, at=self._at)))
+
+    def rulings(self, approval_id: str) -> Sequence[Ruling]:
+        return self._store.ruling_rows.get(approval_id, ())
+
+    def extend(self, plan_id: str, more: timedelta) -> None:
+        plan = self._store.plan_rows[plan_id]
+        if plan.finished_at is None and plan.deadline is not None:
+            self._put(self._store.plan_rows, plan_id, _with(plan, deadline=plan.deadline + more))
+
+    # what is told outside
+
+    def add_notification(self, notification: Notification) -> None:
+        self._put(self._store.notification_rows, notification.notification_id, notification)
+        self._put(self._store.notification_due, notification.notification_id, self._at)
+
+    def take_notification(self, within: timedelta) -> Notification | None:
+        due = self._store.notification_due
+        found = [
+            n
+            for n in self._store.notification_rows.values()
+            if n.state is NotificationState.WAITING and due[n.notification_id] <= self._at
+        ]
+        if not found:
+            return None
+        oldest = min(found, key=lambda n: due[n.notification_id])
+        taken = _with(oldest, attempts=oldest.attempts + 1)
+        self._put(self._store.notification_rows, taken.notification_id, taken)
+        self._put(due, taken.notification_id, self._at + within)
+        return taken
+
+    def end_notification(
+        self, taken: Notification, state: NotificationState, *, error: str | None = None
+    ) -> bool:
+        row = self._store.notification_rows[taken.notification_id]
+        if row.state is not NotificationState.WAITING or (
+            row.attempts != taken.attempts and state is not NotificationState.DELIVERED
+        ):
+            return False
+        ended = _with(row, state=state, error=error)
+        self._put(self._store.notification_rows, row.notification_id, ended)
+        return True
+
+    def postpone_notification(self, taken: Notification, delay: timedelta, *, error: str) -> bool:
+        row = self._store.notification_rows[taken.notification_id]
+        if row.state is not NotificationState.WAITING or row.attempts != taken.attempts:
+            return False
+        self._put(self._store.notification_rows, row.notification_id, _with(row, error=error))
+        self._put(self._store.notification_due, row.notification_id, self._at + delay)
+        return True
+
+    def notifications(
+        self, *, approval_id: str | None = None, state: NotificationState | None = None
+    ) -> Sequence[Notification]:
+        return [
+            n
+            for n in self._store.notification_rows.values()
+            if (approval_id is None or n.approval_id == approval_id) and (state is None or n.state is state)
+        ]
 
     def add_dead_letter(self, letter: DeadLetter) -> None:
         self._put(self._store.letter_rows, letter.letter_id, letter)

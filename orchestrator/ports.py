@@ -29,8 +29,11 @@ from orchestrator.domain.plan import (
     Fact,
     Json,
     NewStep,
+    Notification,
+    NotificationState,
     Plan,
     Request,
+    Ruling,
     Step,
     StepRef,
 )
@@ -270,13 +273,91 @@ class Tx(Protocol):
         ...
 
     def approvals(
-        self, *, state: ApprovalState | None = None, plan_id: str | None = None
+        self,
+        *,
+        state: ApprovalState | None = None,
+        plan_id: str | None = None,
+        step: int | None = None,
+        category: str | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Approval]:
-        """Approvals, oldest first."""
+        """Approvals, oldest first; those that a role may decide now, where it is named."""
         ...
 
-    def decide(self, approval_id: str, state: ApprovalState, *, by: str, comment: str) -> bool:
-        """Decide a pending approval that has not expired; `False` if somebody was first."""
+    def decide(
+        self,
+        approval_id: str,
+        state: ApprovalState,
+        *,
+        by: str,
+        comment: str,
+        version: int | None = None,
+        holds: timedelta | None = None,
+    ) -> bool:
+        """Decide a pending approval that has not expired; `False` if somebody was first.
+
+        Where a version is given, it must be the current one. `holds` is how long what is approved may be used.
+        """
+        ...
+
+    def advance(
+        self,
+        approval_id: str,
+        *,
+        version: int,
+        stage: int,
+        level: int,
+        roles: tuple[str, ...],
+        expires_at: datetime,
+        in_time: bool,
+    ) -> bool:
+        """Let others decide a pending approval of that version from now on; `False` if somebody was first.
+
+        `in_time` says whether it must not have expired, or must have: an escalation follows an expiry.
+        """
+        ...
+
+    def add_ruling(self, approval_id: str, ruling: Ruling) -> None:
+        """Record what one person decided; nobody twice, and no seat of a stage twice."""
+        ...
+
+    def rulings(self, approval_id: str) -> Sequence[Ruling]:
+        """What people decided about an approval, in that order."""
+        ...
+
+    def extend(self, plan_id: str, more: timedelta) -> None:
+        """Give a plan that has not ended more time."""
+        ...
+
+    # what is told outside
+
+    def add_notification(self, notification: Notification) -> None:
+        """Write what is to be told; it is due at once."""
+        ...
+
+    def take_notification(self, within: timedelta) -> Notification | None:
+        """The oldest notification that is due, for this sender alone until `within` has passed; counts the attempt.
+
+        Passes by those that another transaction holds.
+        """
+        ...
+
+    def end_notification(
+        self, taken: Notification, state: NotificationState, *, error: str | None = None
+    ) -> bool:
+        """Say that it was delivered or given up on; `False` if it has ended, or another attempt to give up on began."""
+        ...
+
+    def postpone_notification(self, taken: Notification, delay: timedelta, *, error: str) -> bool:
+        """Let it be tried again after that time; `False` if it has ended or another attempt has begun."""
+        ...
+
+    def notifications(
+        self, *, approval_id: str | None = None, state: NotificationState | None = None
+    ) -> Sequence[Notification]:
+        """What was to be told, the oldest first."""
         ...
 
     def add_dead_letter(self, letter: DeadLetter) -> None:

@@ -610,9 +610,9 @@ UPDATE call
 -- name: add_approval
 -- Ask for a human decision.
 INSERT INTO approval (approval_id, plan_id, step, category, roles, question, args_digest, requester, state, asked_at,
-                      expires_at)
+                      expires_at, chain)
 VALUES (%(approval_id)s, %(plan_id)s, %(step)s, %(category)s, %(roles)s, %(question)s, %(args_digest)s,
-        %(requester)s, 'pending', COALESCE(%(now)s::timestamptz, now()), %(expires_at)s);
+        %(requester)s, 'pending', COALESCE(%(now)s::timestamptz, now()), %(expires_at)s, %(chain)s);
 
 -- name: approval
 -- One approval.
@@ -621,24 +621,118 @@ SELECT *
  WHERE approval_id = %(approval_id)s;
 
 -- name: approvals
--- Approvals, oldest first.
-SELECT *
-  FROM approval
- WHERE (%(state)s::text IS NULL OR state = %(state)s)
-   AND (%(plan_id)s::uuid IS NULL OR plan_id = %(plan_id)s)
- ORDER BY asked_at, approval_id;
+-- Approvals, oldest first; of a role those that it may decide now.
+SELECT a.*
+  FROM approval AS a
+ WHERE (%(state)s::text IS NULL OR a.state = %(state)s)
+   AND (%(plan_id)s::uuid IS NULL OR a.plan_id = %(plan_id)s)
+   AND (%(step)s::integer IS NULL OR a.step = %(step)s)
+   AND (%(category)s::text IS NULL OR a.category = %(category)s)
+   AND (%(role)s::text IS NULL OR (a.state = 'pending' AND %(role)s = ANY (a.roles)))
+   AND (%(tenant)s::text IS NULL
+        OR EXISTS (SELECT FROM plan AS p WHERE p.plan_id = a.plan_id AND p.tenant = %(tenant)s))
+ ORDER BY a.asked_at, a.approval_id
+ LIMIT %(limit)s::bigint;
 
 -- name: decide
 -- Decide a pending approval once; a human must do it before it expires.
 UPDATE approval
-   SET state      = %(state)s,
-       decided_by = %(by)s,
-       comment    = %(comment)s,
-       decided_at = COALESCE(%(now)s::timestamptz, now())
+   SET state       = %(state)s,
+       decided_by  = %(by)s,
+       comment     = %(comment)s,
+       holds_until = COALESCE(%(now)s::timestamptz, now()) + %(holds)s::interval,
+       decided_at  = COALESCE(%(now)s::timestamptz, now())
  WHERE approval_id = %(approval_id)s
    AND state = 'pending'
+   AND (%(version)s::integer IS NULL OR version = %(version)s)
    AND (expires_at > COALESCE(%(now)s::timestamptz, now()) OR %(state)s::text IN ('expired', 'cancelled'))
 RETURNING approval_id;
+
+-- name: advance
+-- Let others decide a pending approval, once: what was decided of it stands, and it did not expire meanwhile.
+UPDATE approval
+   SET stage      = %(stage)s,
+       level      = %(level)s,
+       roles      = %(roles)s,
+       expires_at = %(expires_at)s,
+       version    = version + 1
+ WHERE approval_id = %(approval_id)s
+   AND state = 'pending'
+   AND version = %(version)s
+   AND (expires_at > COALESCE(%(now)s::timestamptz, now())) = %(in_time)s
+RETURNING approval_id;
+
+-- name: add_ruling
+-- Record what one person decided.
+INSERT INTO ruling (approval_id, number, person, role, stage, seat, decision, comment, at)
+VALUES (%(approval_id)s, %(number)s, %(person)s, %(role)s, %(stage)s, %(seat)s, %(decision)s, %(comment)s,
+        COALESCE(%(now)s::timestamptz, now()));
+
+-- name: rulings
+-- What people decided about an approval, in that order.
+SELECT *
+  FROM ruling
+ WHERE approval_id = %(approval_id)s
+ ORDER BY number;
+
+-- name: extend
+-- Give a plan more time: that which it spent waiting for people.
+UPDATE plan
+   SET deadline = deadline + %(more)s::interval
+ WHERE plan_id = %(plan_id)s
+   AND finished_at IS NULL;
+
+-- name: add_notification
+-- Write what is to be told outside.
+INSERT INTO notification (notification_id, approval_id, kind, body, due_at, made_at)
+VALUES (%(notification_id)s, %(approval_id)s, %(kind)s, %(body)s, COALESCE(%(now)s::timestamptz, now()),
+        COALESCE(%(now)s::timestamptz, now()));
+
+-- name: take_notification
+-- Give the oldest notification that is due to one sender, who has until it is due again; the attempt counts at once.
+  WITH due AS (
+           SELECT notification_id
+             FROM notification
+            WHERE state = 'waiting'
+              AND due_at <= COALESCE(%(now)s::timestamptz, now())
+            ORDER BY due_at
+              FOR UPDATE SKIP LOCKED
+            LIMIT 1)
+UPDATE notification AS n
+   SET attempts = attempts + 1,
+       due_at   = COALESCE(%(now)s::timestamptz, now()) + %(within)s::interval
+  FROM due
+ WHERE n.notification_id = due.notification_id
+RETURNING n.*;
+
+-- name: end_notification
+-- Say that a notification was delivered or given up on, unless another attempt has begun.
+UPDATE notification
+   SET state    = %(state)s,
+       error    = %(error)s,
+       ended_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE notification_id = %(notification_id)s
+   AND state = 'waiting'
+   AND (attempts = %(attempts)s OR %(state)s::text = 'delivered')
+RETURNING notification_id;
+
+-- name: postpone_notification
+-- Try a notification again later, unless another attempt has begun.
+UPDATE notification
+   SET due_at = COALESCE(%(now)s::timestamptz, now()) + %(delay)s::interval,
+       error  = %(error)s
+ WHERE notification_id = %(notification_id)s
+   AND state = 'waiting'
+   AND attempts = %(attempts)s
+RETURNING notification_id;
+
+-- name: notifications
+-- What was to be told about an approval, or is in a state, the oldest first.
+SELECT *
+  FROM notification
+ WHERE (%(approval_id)s::uuid IS NULL OR approval_id = %(approval_id)s)
+   AND (%(state)s::text IS NULL OR state = %(state)s)
+ ORDER BY made_at, notification_id;
 
 -- name: add_dead_letter
 -- List what was given up on.

@@ -24,6 +24,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from orchestrator.domain import approval as domain_approval
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest, Misconfigured, Unavailable
 from orchestrator.domain.fairness import Tenant, Waiting, share
@@ -41,9 +42,12 @@ from orchestrator.domain.plan import (
     Fact,
     Json,
     NewStep,
+    Notification,
+    NotificationState,
     Plan,
     PlanState,
     Request,
+    Ruling,
     Semantics,
     Step,
     StepRef,
@@ -808,6 +812,7 @@ class PgTx:
             args_digest=approval.args_digest,
             requester=approval.requester,
             expires_at=approval.expires_at,
+            chain=_json(domain_approval.as_json(approval.chain)) if approval.chain else None,
         )
 
     def approval(self, approval_id: str) -> Approval | None:
@@ -815,12 +820,129 @@ class PgTx:
         return _approval(row) if row else None
 
     def approvals(
-        self, *, state: ApprovalState | None = None, plan_id: str | None = None
+        self,
+        *,
+        state: ApprovalState | None = None,
+        plan_id: str | None = None,
+        step: int | None = None,
+        category: str | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Approval]:
-        return [_approval(row) for row in self._run("approvals", state=state, plan_id=plan_id)]
+        rows = self._run(
+            "approvals",
+            state=state,
+            plan_id=plan_id,
+            step=step,
+            category=category,
+            role=role,
+            tenant=tenant,
+            limit=limit,
+        )
+        return [_approval(row) for row in rows]
 
-    def decide(self, approval_id: str, state: ApprovalState, *, by: str, comment: str) -> bool:
-        return self._hit("decide", approval_id=approval_id, state=state, by=by, comment=comment)
+    def decide(
+        self,
+        approval_id: str,
+        state: ApprovalState,
+        *,
+        by: str,
+        comment: str,
+        version: int | None = None,
+        holds: timedelta | None = None,
+    ) -> bool:
+        return self._hit(
+            "decide",
+            approval_id=approval_id,
+            state=state,
+            by=by,
+            comment=comment,
+            version=version,
+            holds=holds,
+        )
+
+    def advance(
+        self,
+        approval_id: str,
+        *,
+        version: int,
+        stage: int,
+        level: int,
+        roles: tuple[str, ...],
+        expires_at: datetime,
+        in_time: bool,
+    ) -> bool:
+        return self._hit(
+            "advance",
+            approval_id=approval_id,
+            version=version,
+            stage=stage,
+            level=level,
+            roles=list(roles),
+            expires_at=expires_at,
+            in_time=in_time,
+        )
+
+    def add_ruling(self, approval_id: str, ruling: Ruling) -> None:
+        self._run(
+            "add_ruling",
+            approval_id=approval_id,
+            number=ruling.number,
+            person=ruling.person,
+            role=ruling.role,
+            stage=ruling.stage,
+            seat=ruling.seat,
+            decision=ruling.decision,
+            comment=ruling.comment,
+        )
+
+    def rulings(self, approval_id: str) -> Sequence[Ruling]:
+        return [_ruling(row) for row in self._run("rulings", approval_id=approval_id)]
+
+    def extend(self, plan_id: str, more: timedelta) -> None:
+        self._run("extend", plan_id=plan_id, more=more)
+
+    # what is told outside
+
+    def add_notification(self, notification: Notification) -> None:
+        self._run(
+            "add_notification",
+            notification_id=notification.notification_id,
+            approval_id=notification.approval_id,
+            kind=notification.kind,
+            body=_json(notification.body),
+        )
+
+    def take_notification(self, within: timedelta) -> Notification | None:
+        row = self._run("take_notification", within=within).fetchone()
+        return _notification(row) if row else None
+
+    def end_notification(
+        self, taken: Notification, state: NotificationState, *, error: str | None = None
+    ) -> bool:
+        return self._hit(
+            "end_notification",
+            notification_id=taken.notification_id,
+            attempts=taken.attempts,
+            state=state,
+            error=error,
+        )
+
+    def postpone_notification(self, taken: Notification, delay: timedelta, *, error: str) -> bool:
+        return self._hit(
+            "postpone_notification",
+            notification_id=taken.notification_id,
+            attempts=taken.attempts,
+            delay=delay,
+            error=error,
+        )
+
+    def notifications(
+        self, *, approval_id: str | None = None, state: NotificationState | None = None
+    ) -> Sequence[Notification]:
+        rows = self._run("notifications", approval_id=approval_id, state=state)
+        return [_notification(row) for row in rows]
 
     def add_dead_letter(self, letter: DeadLetter) -> None:
         self._run(
@@ -1178,6 +1300,38 @@ def _approval(row: Mapping[str, Any]) -> Approval:
         expires_at=row["expires_at"],
         decided_by=row["decided_by"],
         comment=row["comment"],
+        chain=domain_approval.from_json(row["chain"]) if row["chain"] else None,
+        stage=row["stage"],
+        level=row["level"],
+        version=row["version"],
+        holds_until=row["holds_until"],
+        asked_at=row["asked_at"],
+        decided_at=row["decided_at"],
+    )
+
+
+def _ruling(row: Mapping[str, Any]) -> Ruling:
+    return Ruling(
+        number=row["number"],
+        person=row["person"],
+        role=row["role"],
+        stage=row["stage"],
+        seat=row["seat"],
+        decision=ApprovalState(row["decision"]),
+        comment=row["comment"],
+        at=row["at"],
+    )
+
+
+def _notification(row: Mapping[str, Any]) -> Notification:
+    return Notification(
+        notification_id=str(row["notification_id"]),
+        approval_id=str(row["approval_id"]),
+        kind=row["kind"],
+        body=row["body"],
+        state=NotificationState(row["state"]),
+        attempts=row["attempts"],
+        error=row["error"],
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from orchestrator import database
+from orchestrator import chains, database
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.retry import Backoff
@@ -57,6 +57,7 @@ def core(settings: Settings) -> Iterator[Core]:
                 backoff=Backoff(base_s=settings.backoff_base_s, cap_s=settings.backoff_cap_s),
                 unheard_after=timedelta(seconds=settings.unheard_after_s),
                 approval_ttl=timedelta(days=settings.approval_ttl_days),
+                chains=chains.load(timedelta(days=settings.approval_ttl_days)),
             )
             conductor = Conductor(
                 store, sealer, new_id=lambda: str(uuid.uuid4()), draw=random.random, rules=rules

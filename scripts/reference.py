@@ -36,7 +36,9 @@ FOLDER: Final = ROOT / "docs" / "reference"
 WRITTEN: Final = "<!-- Written by scripts/reference.py. Change the code, then run `make docs`. -->"
 
 EVENTS: Final[Mapping[str, str]] = {
+    "approval.advanced": "A person decided; others must as well.",
     "approval.decided": "A person decided, or nobody did in time.",
+    "approval.escalated": "Nobody decided in time; further roles may decide from now on.",
     "approval.requested": "A step waits for a person.",
     "plan.cancelled": "Somebody ended the plan.",
     "plan.ended": "The plan reached a terminal state.",
@@ -58,7 +60,9 @@ EVENTS: Final[Mapping[str, str]] = {
 """What each event of a plan means; `_event_page` refuses to be written when a kind is missing here, or too many."""
 
 RECORDS: Final[Mapping[str, str]] = {
+    "approval.advanced": "A decision that is not the last of its chain: by whom, in which role, and about which arguments.",
     "approval.decided": "A decision, by whom, and about which arguments.",
+    "approval.escalated": "Which further roles may decide, since nobody did in time.",
     "approval.requested": "What a person is asked, and which roles may answer.",
     "dead_letter.discarded": "Somebody said that a dead letter needs no more attention.",
     "plan.cancelled": "Who ended the plan, and why.",

@@ -17,6 +17,7 @@ OrchestratorError
 │   ├── WrongRole
 │   ├── RequesterDecides
 │   └── ForeignTenant      what was to be written is another tenant's; nothing was
+│   └── DecidesTwice
 ├── Fenced                 a newer claim holds the step; the late writer must leave quietly
 ├── BudgetSpent            the plan has no more of something; write what there is
 ├── Unavailable            a part this depends on cannot answer now; try again later
@@ -160,6 +161,18 @@ class ForeignTenant(Forbidden):
     """Whoever acts for one tenant was about to write what is another's; nothing was written."""
 
     code = "foreign_tenant"
+
+
+class DecidesTwice(Forbidden):
+    """One person may not fill two seats of a chain."""
+
+    code = "decides_twice"
+
+    def __init__(self, who: str) -> None:
+        super().__init__(
+            f"{who} has decided at an earlier stage of this approval; the next must be somebody else."
+        )
+        self.who = who
 
 
 class Fenced(OrchestratorError):

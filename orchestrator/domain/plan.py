@@ -11,7 +11,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -388,8 +388,55 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalation:
+    """Who may decide as well once a stage's time is up, and for how long."""
+
+    roles: tuple[str, ...]
+    within: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """People who must all decide, in any order: each seat is filled by one person in one of its roles."""
+
+    seats: tuple[tuple[str, ...], ...]
+    within: timedelta
+    escalations: tuple[Escalation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Stages one after another; whoever has a role of `alone` may approve for all of them at once.
+
+    `holds` is how long an approval may be used once it is given.
+    """
+
+    stages: tuple[Stage, ...]
+    alone: tuple[str, ...] = ()
+    holds: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What one person decided: in which role, at which stage, in which of its seats; numbered from 1."""
+
+    number: int
+    person: str
+    role: str
+    stage: int
+    seat: int
+    decision: ApprovalState
+    comment: str = ""
+    at: datetime | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
-    """A human decision: asked, decided once, bound to plan, step and the digest of the arguments."""
+    """A human decision: asked, decided once, bound to plan, step and the digest of the arguments.
+
+    `roles` may decide now, at this `stage` of the chain after `level` escalations; `version` counts what has changed
+    since it was asked. What was approved may be used until `holds_until`.
+    """
 
     approval_id: str
     plan_id: str
@@ -403,6 +450,39 @@ class Approval:
     expires_at: datetime | None = None
     decided_by: str | None = None
     comment: str = ""
+    chain: Chain | None = None
+    stage: int = 1
+    level: int = 0
+    version: int = 0
+    holds_until: datetime | None = None
+    asked_at: datetime | None = field(default=None, compare=False)
+    decided_at: datetime | None = field(default=None, compare=False)
+
+    def holds(self, now: datetime) -> bool:
+        """Whether what was asked may be done now."""
+        given = self.state is ApprovalState.APPROVED
+        return given and (self.holds_until is None or now < self.holds_until)
+
+
+class NotificationState(StrEnum):
+    """How far a notification has come; `given_up` stays visible for whoever looks."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What is to be told outside about an approval, and how far that has come; never the question or its arguments."""
+
+    notification_id: str
+    approval_id: str
+    kind: str
+    body: Mapping[str, Json]
+    state: NotificationState = NotificationState.WAITING
+    attempts: int = 0
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,9 @@ from orchestrator.domain.plan import (
     DeadLetter,
     Evidence,
     Fact,
+    Notification,
     PlanState,
+    Ruling,
     Semantics,
     StepRef,
     StepState,
@@ -622,6 +624,19 @@ ILLEGAL = [
     ("decided_once", "approval", "state = 'approved', decided_at = now()"),
     ("approval_state_check", "approval", "state = 'perhaps', decided_at = now(), decided_by = 'grace'"),
     ("approval_roles_check", "approval", "roles = '{}'"),
+    ("approval_stage_check", "approval", "stage = 0"),
+    ("approval_level_check", "approval", "level = -1"),
+    ("approval_version_check", "approval", "version = -1"),
+    ("holds_when_approved", "approval", "holds_until = now()"),
+    ("ruling_number_check", "ruling", "number = 0"),
+    ("ruling_stage_check", "ruling", "stage = 0"),
+    ("ruling_seat_check", "ruling", "seat = 0"),
+    ("ruling_decision_check", "ruling", "decision = 'expired'"),
+    ("notification_kind_check", "notification", "kind = ''"),
+    ("notification_state_check", "notification", "state = 'lost', ended_at = now()"),
+    ("notification_attempts_check", "notification", "attempts = -1"),
+    ("ended_when_not_waiting", "notification", "state = 'delivered'"),
+    ("ended_when_not_waiting", "notification", "ended_at = now()"),
     ("a_span_is_as_long_as_its_quote", "fact", "end_at = end_at + 1"),
     ("a_span_is_as_long_as_its_quote", "fact", "quote = 'lokc!'"),
     ("fact_quote_check", "fact", "quote = '', end_at = start_at"),
@@ -656,7 +671,10 @@ def rows(postgres_server) -> Iterator[psycopg.Connection]:
         tx.put_evidence("default", source)
         tx.add_facts(plan_id, [Fact(1, 1, "lock", source.sha256, 2, 6, "a.md")])
         tx.put_call(Call(plan_id, 1, "k", 0, "web.read", Semantics.KEYED, CallState.INTENDED, 1))
-        tx.add_approval(approval_of(ref, tx.now() + LEASE))
+        wanted = approval_of(ref, tx.now() + LEASE)
+        tx.add_approval(wanted)
+        tx.add_ruling(wanted.approval_id, Ruling(1, "grace", "owner", 1, 1, ApprovalState.APPROVED))
+        tx.add_notification(Notification(str(uuid4()), wanted.approval_id, "approval.requested", {}))
         tx.add_dead_letter(DeadLetter(str(uuid4()), plan_id, 1, "reason", "detail", tx.now()))
         tx.send([Message(Topic.STEPS, ref)])
     store.close()

@@ -7,7 +7,15 @@ import re
 import psycopg
 import pytest
 
-from orchestrator.domain.plan import ApprovalState, CallState, Phase, PlanState, Semantics, StepState
+from orchestrator.domain.plan import (
+    ApprovalState,
+    CallState,
+    NotificationState,
+    Phase,
+    PlanState,
+    Semantics,
+    StepState,
+)
 from scripts import schema
 
 pytestmark = pytest.mark.postgres
@@ -19,6 +27,7 @@ WORDS = {
     "call_state_check": CallState,
     "call_semantics_check": Semantics,
     "approval_state_check": ApprovalState,
+    "notification_state_check": NotificationState,
 }
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from psycopg.errors import UniqueViolation
 
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest
@@ -28,12 +29,18 @@ from orchestrator.domain.plan import (
     ApprovalState,
     Call,
     CallState,
+    Chain,
     DeadLetter,
+    Escalation,
     Evidence,
     Fact,
     NewStep,
+    Notification,
+    NotificationState,
     PlanState,
+    Ruling,
     Semantics,
+    Stage,
     Step,
     StepRef,
     StepState,
@@ -1360,6 +1367,205 @@ class TestAnApproval:
                 later.approval_id,
             }
             assert len(tx.expired_approvals(1)) == 1
+
+
+CHAIN = Chain(
+    (
+        Stage((("owner", "räuber"), ("ciso",)), HOUR, (Escalation(("boss",), 2 * HOUR),)),
+        Stage((("boss",),), HOUR),
+    ),
+    alone=("operator",),
+    holds=timedelta(days=1.5),
+)
+
+
+class TestAChainOfApprovals:
+    def asked(self, bench, **rest):
+        approval = approval_of(new_step(bench.store), bench.clock, **{"chain": CHAIN, **rest})
+        ask(bench, approval)
+        return approval
+
+    def found(self, bench, approval):
+        with bench.store.transaction() as tx:
+            return tx.approval(approval.approval_id)
+
+    def advance(self, bench, approval, **rest):
+        usual = {"version": 0, "stage": 2, "level": 1, "roles": ("boss",), "expires_at": NOON + 5 * HOUR}
+        with bench.store.transaction() as tx:
+            return tx.advance(approval.approval_id, **{**usual, "in_time": True, **rest})
+
+    def test_comes_back_as_it_was(self, shared):
+        approval = self.asked(shared)
+        assert self.found(shared, approval) == approval
+        assert self.found(shared, approval).asked_at is not None
+
+    def test_goes_on_once_from_each_version(self, shared):
+        approval = self.asked(shared, expires_at=shared.clock() + HOUR)
+        assert self.advance(shared, approval)
+        assert not self.advance(shared, approval)
+        changed = {"version": 1, "stage": 2, "level": 1, "roles": ("boss",), "expires_at": NOON + 5 * HOUR}
+        assert self.found(shared, approval) == replace(approval, **changed)
+        assert not self.advance(shared, approval, version=2)
+
+    def test_does_not_go_on_once_it_is_decided(self, shared):
+        approval = self.asked(shared)
+        with shared.store.transaction() as tx:
+            assert tx.decide(approval.approval_id, ApprovalState.REJECTED, by="grace", comment="")
+        assert not self.advance(shared, approval)
+
+    @pytest.mark.parametrize("in_time", [True, False])
+    def test_goes_on_by_a_decision_in_time_or_by_an_escalation_afterwards(self, shared, in_time):
+        early, late = self.asked(shared), self.asked(shared)
+        shared.clock.at = early.expires_at - timedelta(microseconds=1)
+        assert self.advance(shared, early, in_time=in_time) is in_time
+        shared.clock.at = late.expires_at
+        assert self.advance(shared, late, in_time=in_time) is not in_time
+
+    def test_is_decided_in_the_version_that_was_seen(self, shared):
+        approval = self.asked(shared)
+        self.advance(shared, approval, expires_at=shared.clock() + HOUR)
+        with shared.store.transaction() as tx:
+            for version in (0, 2):
+                assert not tx.decide(
+                    approval.approval_id, ApprovalState.APPROVED, by="grace", comment="", version=version
+                )
+            assert tx.decide(approval.approval_id, ApprovalState.APPROVED, by="grace", comment="", version=1)
+
+    def test_says_until_when_what_was_approved_may_be_done(self, shared):
+        approval = self.asked(shared)
+        with shared.store.transaction() as tx:
+            tx.decide(approval.approval_id, ApprovalState.APPROVED, by="grace", comment="", holds=2 * HOUR)
+            now = tx.now()
+        found = self.found(shared, approval)
+        assert (found.holds_until, found.decided_at) == (now + 2 * HOUR, now)
+        assert found.holds(now)
+        assert not found.holds(now + 2 * HOUR)
+
+    def test_keeps_what_each_person_decided(self, shared):
+        approval = self.asked(shared)
+        first = Ruling(1, "grace", "räuber", 1, 1, ApprovalState.APPROVED, TEXT)
+        second = Ruling(2, "ada", "ciso", 1, 2, ApprovalState.REJECTED)
+        with shared.store.transaction() as tx:
+            assert list(tx.rulings(approval.approval_id)) == []
+            tx.add_ruling(approval.approval_id, first)
+            tx.add_ruling(approval.approval_id, second)
+            assert list(tx.rulings(approval.approval_id)) == [first, second]
+            assert tx.rulings(approval.approval_id)[0].at == tx.now()
+
+    @pytest.mark.parametrize(
+        "second",
+        [
+            Ruling(2, "grace", "ciso", 2, 1, ApprovalState.APPROVED),
+            Ruling(2, "ada", "owner", 1, 1, ApprovalState.APPROVED),
+            Ruling(1, "ada", "ciso", 1, 2, ApprovalState.APPROVED),
+        ],
+        ids=["same person", "same seat", "same number"],
+    )
+    def test_takes_nobody_twice_and_no_seat_twice(self, shared, second):
+        approval = self.asked(shared)
+        with shared.store.transaction() as tx:
+            tx.add_ruling(approval.approval_id, Ruling(1, "grace", "owner", 1, 1, ApprovalState.APPROVED))
+        with pytest.raises((AssertionError, UniqueViolation)), shared.store.transaction() as tx:
+            tx.add_ruling(approval.approval_id, second)
+
+    def test_is_found_by_who_may_decide_now_by_category_step_and_tenant(self, bench):
+        mine = new_step(bench.store, plan_id=new_plan(bench.store, tenant="mine"))
+        first = approval_of(mine, bench.clock, roles=("owner",), category="COST")
+        second = approval_of(new_step(bench.store), bench.clock, roles=("owner", "boss"))
+        ask(bench, first, second)
+
+        def ids(**rest):
+            with bench.store.transaction() as tx:
+                return [a.approval_id for a in tx.approvals(**rest)]
+
+        assert ids(role="owner") == [first.approval_id, second.approval_id]
+        assert ids(role="boss") == [second.approval_id]
+        assert ids(category="COST") == ids(tenant="mine") == ids(limit=1) == [first.approval_id]
+        assert ids(plan_id=mine.plan_id, step=mine.number) == [first.approval_id]
+        assert ids(plan_id=mine.plan_id, step=mine.number + 1) == ids(tenant="nobody") == []
+        with bench.store.transaction() as tx:
+            tx.decide(first.approval_id, ApprovalState.APPROVED, by="grace", comment="")
+        assert ids(role="owner") == [second.approval_id]
+
+    def test_gives_a_plan_that_lives_the_time_back_that_it_waited(self, shared):
+        ref = new_step(shared.store)
+        with shared.store.transaction() as tx:
+            before = tx.lock_plan(ref.plan_id).deadline
+            tx.extend(ref.plan_id, HOUR)
+        with shared.store.transaction() as tx:
+            assert tx.plan(ref.plan_id).deadline == before + HOUR
+            tx.lock_plan(ref.plan_id)
+            tx.move_plan(ref.plan_id, PlanMove.CANCEL)
+        with shared.store.transaction() as tx:
+            tx.extend(ref.plan_id, HOUR)
+            assert tx.plan(ref.plan_id).deadline == before + HOUR
+
+
+class TestANotification:
+    WITHIN = timedelta(seconds=30)
+
+    def told(self, bench, **rest):
+        approval = approval_of(new_step(bench.store), bench.clock)
+        ask(bench, approval)
+        made = Notification(str(uuid4()), approval.approval_id, "approval.requested", {"text": TEXT}, **rest)
+        with bench.store.transaction() as tx:
+            tx.add_notification(made)
+        bench.clock.advance(seconds=1)
+        return made
+
+    def take(self, bench):
+        with bench.store.transaction() as tx:
+            return tx.take_notification(self.WITHIN)
+
+    def test_is_taken_the_oldest_first_and_by_one_sender_until_its_time_is_up(self, bench):
+        first, second = self.told(bench), self.told(bench)
+        assert self.take(bench) == replace(first, attempts=1)
+        assert self.take(bench) == replace(second, attempts=1)
+        assert self.take(bench) is None
+        bench.clock.advance(seconds=30)
+        assert self.take(bench) == replace(first, attempts=2)
+
+    def test_that_was_not_written_is_not_taken(self, bench):
+        with suppress(ZeroDivisionError), bench.store.transaction() as tx:
+            approval = approval_of(new_step(bench.store), bench.clock)
+            tx.add_approval(approval)
+            tx.add_notification(Notification(str(uuid4()), approval.approval_id, "k", {}))
+            raise ZeroDivisionError
+        assert self.take(bench) is None
+
+    @pytest.mark.parametrize("state", [NotificationState.DELIVERED, NotificationState.GIVEN_UP])
+    def test_ends_once(self, bench, state):
+        self.told(bench)
+        taken = self.take(bench)
+        with bench.store.transaction() as tx:
+            assert tx.end_notification(taken, state, error="e")
+            assert not tx.end_notification(taken, NotificationState.DELIVERED)
+            assert not tx.postpone_notification(taken, HOUR, error="e")
+            assert list(tx.notifications(state=state)) == [replace(taken, state=state, error="e")]
+            assert list(tx.notifications(approval_id=taken.approval_id)) == list(tx.notifications())
+            assert list(tx.notifications(state=NotificationState.WAITING)) == []
+        bench.clock.advance(seconds=3600)
+        assert self.take(bench) is None
+
+    def test_is_postponed(self, bench):
+        self.told(bench)
+        taken = self.take(bench)
+        with bench.store.transaction() as tx:
+            assert tx.postpone_notification(taken, HOUR, error="no answer")
+        bench.clock.advance(seconds=3599)
+        assert self.take(bench) is None
+        bench.clock.advance(seconds=1)
+        assert self.take(bench) == replace(taken, attempts=2, error="no answer")
+
+    def test_is_not_given_up_or_postponed_by_a_sender_that_was_overtaken(self, bench):
+        self.told(bench)
+        slow = self.take(bench)
+        bench.clock.advance(seconds=30)
+        assert self.take(bench).attempts == 2
+        with bench.store.transaction() as tx:
+            assert not tx.postpone_notification(slow, HOUR, error="e")
+            assert not tx.end_notification(slow, NotificationState.GIVEN_UP)
+            assert tx.end_notification(slow, NotificationState.DELIVERED)  # it was, whoever sent it
 
 
 class TestADeadLetter:

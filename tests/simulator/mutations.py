@@ -23,6 +23,7 @@ SEEDS = 6_000
 
 CONDUCTOR = "orchestrator/conductor.py"
 STORE = "orchestrator/inmemory.py"
+PEOPLE = "orchestrator/domain/approval.py"
 OODA = "orchestrator/domain/ooda.py"
 BUDGET = "orchestrator/domain/budget.py"
 LIFECYCLE = "orchestrator/domain/lifecycle.py"
@@ -353,8 +354,8 @@ MUTATIONS = (
         "the requester may decide",
         "P6",
         (
-            CONDUCTOR,
-            "            if by == asked.requester:\n                raise RequesterDecides(by)\n",
+            PEOPLE,
+            "    if by == asked.requester:\n        raise RequesterDecides(by)\n",
             "",
         ),
     ),
@@ -362,10 +363,30 @@ MUTATIONS = (
         "anybody may decide",
         "P6",
         (
-            CONDUCTOR,
-            "            if not set(asked.roles) & set(roles):\n                raise WrongRole(asked.roles)\n",
+            PEOPLE,
+            "    if not mine & {*asked.roles, *passed}:\n        raise WrongRole(asked.roles)\n",
+            "    mine = mine or frozenset(asked.roles)\n    mine = mine if mine & {*asked.roles, *passed} else frozenset(asked.roles)\n",
+        ),
+    ),
+    _mutation(
+        "one person may fill two seats",
+        "P6",
+        (
+            PEOPLE,
+            "    if any(by == ruling.person for ruling in rulings):\n        raise DecidesTwice(by)\n",
             "",
         ),
+        (STORE, "        if taken or ruling.number != len(rows) + 1:\n", "        if False and taken:\n"),
+    ),
+    _mutation(
+        "one seat of two is enough",
+        "P6",
+        (PEOPLE, "    if _open(chain, asked.stage, rulings):\n", "    if False:\n"),
+    ),
+    _mutation(
+        "one stage of two is enough",
+        "P6",
+        (PEOPLE, "    if asked.stage == len(chain.stages):\n", "    if True:\n"),
     ),
     _mutation(
         "a decision is made twice",
@@ -374,6 +395,16 @@ MUTATIONS = (
             STORE,
             "if approval is None or approval.state is not ApprovalState.PENDING:",
             "if approval is None:",
+        ),
+        (
+            PEOPLE,
+            "    if asked.state is not ApprovalState.PENDING:\n        raise AlreadyDecided(asked.approval_id, asked.state)\n",
+            "    rulings = rulings if asked.state is ApprovalState.PENDING else ()\n",
+        ),
+        (
+            STORE,
+            "        if taken or ruling.number != len(rows) + 1:\n",
+            "        if False and taken:\n",
         ),
     ),
     _mutation(
@@ -400,8 +431,8 @@ MUTATIONS = (
         "P10",
         (
             CONDUCTOR,
-            "                desk.tx.move_plan(asked.plan_id, PlanMove.RESUME)\n",
-            "                pass\n",
+            "if not self._any_waiting(desk) and desk.tx.move_plan(asked.plan_id, PlanMove.RESUME):",
+            "if False:",
         ),
     ),
     _mutation(

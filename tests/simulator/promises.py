@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from orchestrator.conductor import CallAsk, Intent, Proceed, Replayed
-from orchestrator.domain.errors import OrchestratorError
+from orchestrator.domain import approval as people
+from orchestrator.domain.errors import AlreadyDecided, DecidesTwice, OrchestratorError
 from orchestrator.domain.lifecycle import ALIVE, STEP_ENDS
 from orchestrator.domain.ooda import DEPTH
 from orchestrator.domain.outcome import Completed, Outcome
@@ -26,6 +27,7 @@ from orchestrator.domain.plan import (
     Plan,
     PlanState,
     Request,
+    Ruling,
     Semantics,
     Step,
     StepRef,
@@ -103,6 +105,7 @@ def picture(store: InMemoryStore) -> tuple[object, ...]:
         {plan_id: dict(steps) for plan_id, steps in store.step_rows.items()},
         dict(store.call_rows),
         dict(store.approval_rows),
+        dict(store.ruling_rows),
         dict(store.letter_rows),
         dict(store.report_rows),
         {plan_id: len(events) for plan_id, events in store.event_rows.items()},
@@ -248,14 +251,38 @@ def unsure_calls(world: World, asked: Approval) -> list[CallName]:
 def decidable(world: World, approval_id: str) -> bool:
     asked = world.store.approval_rows[approval_id]
     in_time = asked.expires_at is None or world.now < asked.expires_at
-    return asked.state is ApprovalState.PENDING and in_time
+    helped = people.escalated(asked, world.store.ruling_rows.get(approval_id, ())) is not None
+    return asked.state is ApprovalState.PENDING and (in_time or helped)
 
 
 def decided(world: World, asked: Approval, *, decidable: bool, approve: bool, by: str) -> None:
     must(decidable, "P6", f"{by} decided an approval that had expired or was decided before")
     row = world.store.approval_rows[asked.approval_id]
     wanted = ApprovalState.APPROVED if approve else ApprovalState.REJECTED
+    rulings = world.store.ruling_rows.get(asked.approval_id, ())
+    last = rulings[-1] if rulings else None
+    must(
+        last is not None and last.person == by and last.decision is wanted,
+        "P6",
+        "a decision was not recorded as it was made",
+    )
+    seats = sum(len(stage.seats) for stage in asked.chain.stages) if asked.chain else 1
+    if approve and len(rulings) < seats:
+        must(row.state is ApprovalState.PENDING, "P6", "an approval was given before everybody had decided")
+        return
     must(row.state is wanted and row.decided_by == by, "P6", "a decision was not recorded as it was made")
+
+
+def may_not_decide_again(world: World, asked: Approval, ruling: Ruling) -> None:
+    """Whoever filled a seat fills no other, whatever they are."""
+    error = DecidesTwice if asked.state is ApprovalState.PENDING else AlreadyDecided
+    before = len(world.store.ruling_rows[asked.approval_id])
+    must_raise(
+        error,
+        "P6",
+        lambda: world.conductor.decide(asked.approval_id, approve=True, by=ruling.person, roles=asked.roles),
+    )
+    must(len(world.store.ruling_rows[asked.approval_id]) == before, "P6", "one person decided twice")
 
 
 def may_not_decide(
@@ -536,6 +563,12 @@ def _people(plan: Plan, steps: list[Step], approvals: list[Approval], events: li
             )
             decisions[event.body["approval"]].append(event.body["decision"])
             del open_for[step]
+        elif event.kind in {"approval.advanced", "approval.escalated"}:
+            must(
+                open_for.get(step) == event.body["approval"],
+                "P6",
+                f"{event.kind} of a step that did not wait",
+            )
         elif step in open_for:
             raise Broken("P6", f"{event.kind} came while step {step} waited for a human")
     for asked in approvals:

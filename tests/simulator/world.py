@@ -30,9 +30,12 @@ from orchestrator.domain.plan import (
     Approval,
     ApprovalState,
     CallState,
+    Chain,
     Claimed,
+    Escalation,
     Evidence,
     Request,
+    Stage,
     StepRef,
 )
 from orchestrator.domain.retry import Backoff
@@ -111,6 +114,12 @@ class Worker:
         self.stubborn = False
 
 
+def chains(patience: timedelta) -> dict[str, Chain]:
+    """Two at once, then one; whoever does not decide in time is helped once."""
+    first = Stage((APPROVERS, APPROVERS), patience, (Escalation(APPROVERS, patience),))
+    return {"policy": Chain((first, Stage((APPROVERS,), patience)))}
+
+
 class World:
     """A world made from one seed; `run` lives it from beginning to end or raises `Broken`."""
 
@@ -146,7 +155,8 @@ class World:
             lease=LEASE,
             max_attempts=(1, 2, 3, 5)[int(rnd() * 4)],
             backoff=Backoff(cap_s=20.0),
-            approval_ttl=PATIENCE[int(rnd() * 3)],
+            approval_ttl=(patience := PATIENCE[int(rnd() * 3)]),
+            chains=chains(patience) if self.kindness * 10 % 1 < 0.4 else {},
             batch=200 if rnd() < 0.8 else 1,
         )
         self.conductor = Conductor(
@@ -354,10 +364,12 @@ class World:
             return 0
         asked = pending[int(self.random() * len(pending))]
         approve = self.healed or self.random() < 0.4 + self.kindness / 2
-        self.decide(asked, approve=approve, by="bob")
+        ruled = {r.person for r in self.store.ruling_rows.get(asked.approval_id, ())}
+        free = [person for person in ("bob", "eve", "kim", "lee") if person not in ruled]
+        self.decide(asked, approve=approve, by=free[0])
         if self.random() < self.chance["two at once"] and not self.healed:
             self.faults["two at once"] += 1
-            self.decide(asked, approve=not approve, by="eve")
+            self.decide(asked, approve=not approve, by=free[1])
         return 1
 
     def hasty(self) -> None:
@@ -369,6 +381,8 @@ class World:
             promises.may_not_decide(
                 self, RequesterDecides, asked, by="ann", roles=APPROVERS, approve=self.random() < 0.5
             )
+            if ruled := self.store.ruling_rows.get(asked.approval_id):
+                promises.may_not_decide_again(self, asked, ruled[0])
             promises.may_not_decide(
                 self, WrongRole, asked, by="zoe", roles=("viewer",), approve=self.random() < 0.5
             )
@@ -387,11 +401,12 @@ class World:
                 raise Broken("P6", f"{by} could not decide a pending approval") from None
             return
         except Died:
-            if self.store.approval_rows[asked.approval_id].state is ApprovalState.PENDING:
+            if not any(r.person == by for r in self.store.ruling_rows.get(asked.approval_id, ())):
                 return
         self.say(f"{by} decides approval {asked.approval_id[-2:]} of step {asked.step}: {approve}")
         promises.decided(self, asked, decidable=decidable, approve=approve, by=by)
-        self.ledger.allow(unsure)
+        if self.store.approval_rows[asked.approval_id].state is ApprovalState.APPROVED:
+            self.ledger.allow(unsure)
 
     def retry(self) -> None:
         letters = [d for d in self.store.letter_rows.values() if d.plan_id and d.state == "open"]

@@ -209,7 +209,8 @@ class Gate:
     def _approvals(self, claimed: Claimed, tool: ToolSpec, key: str) -> Mapping[str, bool]:
         """What humans granted for exactly this call: this plan, this step, these arguments."""
         with self._conductor.store.transaction() as tx:
-            granted = tx.approvals(state=ApprovalState.APPROVED, plan_id=claimed.ref.plan_id)
+            given = tx.approvals(state=ApprovalState.APPROVED, plan_id=claimed.ref.plan_id)
+            granted = [a for a in given if a.holds(tx.now())]
         fits = any(a.step == claimed.ref.number and a.args_digest == key for a in granted)
         return {tool.capability: True} if fits else {}
 
