@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 import yaml
@@ -36,6 +37,10 @@ class Settings(BaseModel):
     concurrency: int = Field(ge=1, le=256)
     api_port: int = Field(ge=0, le=65535)
     approval_ttl_days: float = Field(gt=0)
+    webhook_url: str
+    webhook_secret_file: str
+    webhook_timeout_s: float = Field(gt=0, le=300)
+    webhook_attempts: int = Field(ge=1, le=100)
     step_timeout_s: float = Field(gt=0)
     shutdown_grace_s: float = Field(ge=0)
     documents_roots: str
@@ -55,6 +60,17 @@ class Settings(BaseModel):
     def _an_address_or_nothing(cls, url: str) -> str:
         if url and not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("it must be empty, or begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _a_web_address_or_nothing(cls, url: str) -> str:
+        to = urlsplit(url)
+        fits = to.scheme in {"http", "https"} and to.hostname and url.isascii() and url.isprintable()
+        if url and (not fits or to.username is not None or to.fragment or " " in url):
+            raise ValueError(
+                "it must be empty, or an http:// or https:// address without a user and a fragment"
+            )
         return url
 
     @property

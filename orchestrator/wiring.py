@@ -23,6 +23,7 @@ from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.retry import Backoff
 from orchestrator.locks import NoLocks, RedisLocks
+from orchestrator.notifier import Notifier, Webhook, read_secret
 from orchestrator.ports import Locks
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
@@ -58,6 +59,7 @@ def core(settings: Settings) -> Iterator[Core]:
                 unheard_after=timedelta(seconds=settings.unheard_after_s),
                 approval_ttl=timedelta(days=settings.approval_ttl_days),
                 chains=chains.load(timedelta(days=settings.approval_ttl_days)),
+                notify=bool(settings.webhook_url),
             )
             conductor = Conductor(
                 store, sealer, new_id=lambda: str(uuid.uuid4()), draw=random.random, rules=rules
@@ -66,6 +68,16 @@ def core(settings: Settings) -> Iterator[Core]:
                 yield Core(settings, dsn, store, sealer, conductor, locks)
         finally:
             store.close()
+
+
+def notifier(opened: Core) -> Notifier | None:
+    """Return what tells the webhook of the settings, or `None` where there is none."""
+    settings = opened.settings
+    if not settings.webhook_url:
+        return None
+    secret = read_secret(settings.webhook_secret_file)
+    webhook = Webhook(settings.webhook_url, secret, settings.webhook_timeout_s)
+    return Notifier(opened.store, webhook, attempts=settings.webhook_attempts, draw=random.random)
 
 
 @contextmanager

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from orchestrator import topology
+from orchestrator import topology, wiring
 from orchestrator.bus import RabbitBus
 from orchestrator.domain.errors import Unavailable
 from orchestrator.messages import Topic
+from orchestrator.notifier import Notifier
 from orchestrator.relay import Relay, Sweeper
 from orchestrator.telemetry import log
 from orchestrator.wiring import Core
@@ -82,7 +83,8 @@ def dead_letters(opened: Core, stopping: threading.Event) -> None:
 
 def relay(opened: Core, stopping: threading.Event, *, sweeps: bool = True) -> None:
     """Publish the outbox, and sweep unless others do, until told to stop."""
-    thread = threading.Thread(target=sweeper, args=(opened, stopping), name="sweeper", daemon=True)
+    notifier = wiring.notifier(opened) if sweeps else None
+    thread = threading.Thread(target=_sweep, args=(opened, stopping, notifier), name="sweeper", daemon=True)
     if sweeps:
         thread.start()
     bus = RabbitBus(opened.settings.broker_url)
@@ -93,9 +95,21 @@ def relay(opened: Core, stopping: threading.Event, *, sweeps: bool = True) -> No
 
 
 def sweeper(opened: Core, stopping: threading.Event) -> None:
-    """Look for what was dropped or is due, until told to stop."""
-    made = Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks)
-    made.forever(stopping)
+    """Look for what was dropped or is due, and tell the webhook where there is one, until told to stop."""
+    _sweep(opened, stopping, wiring.notifier(opened))
+
+
+def _sweep(opened: Core, stopping: threading.Event, notifier: Notifier | None) -> None:
+    # beside the sweeper and not within: a webhook that answers slowly must not keep steps from being rescued
+    telling = threading.Thread(
+        target=notifier.forever if notifier else stopping.wait,
+        args=(stopping,) if notifier else (),
+        name="notifier",
+        daemon=True,
+    )
+    telling.start()
+    Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks).forever(stopping)
+    telling.join(5.0)
 
 
 ROLES: Mapping[str, Callable[[Core, threading.Event], None]] = {

@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from agents import profiles
 from agents.minds import MINDS
 from agents.toolbox import Mind
-from orchestrator import house
+from orchestrator import house, wiring
 from orchestrator.bus import CeleryBus, RabbitBus
 from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.lifecycle import ALIVE
@@ -133,6 +133,7 @@ class Workshop:
         self._conductor = conductor
         self._in_memory = settings.broker_url.startswith("memory:")
         self._stopping = threading.Event()
+        notifier = wiring.notifier(opened)
         self._hands = Hands(opened, minds=minds, builtins=builtins, tools=tools, crash_point=crash_point)
         self._app = celery_app.make(
             settings.broker_url,
@@ -156,6 +157,12 @@ class Workshop:
             threading.Thread(target=relay.forever, args=(self._stopping,), name="relay", daemon=True),
             threading.Thread(target=sweeper.forever, args=(self._stopping,), name="sweeper", daemon=True),
         ]
+        if notifier is not None:
+            self._threads.append(
+                threading.Thread(
+                    target=notifier.forever, args=(self._stopping,), name="notifier", daemon=True
+                )
+            )
         if not self._in_memory:
             self._threads += [
                 threading.Thread(target=loop.forever, args=(self._stopping,), name="consumer", daemon=True)
