@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,9 @@ from orchestrator.domain.plan import (
     DeadLetter,
     Event,
     Fact,
+    Notification,
     Plan,
+    Ruling,
     Step,
     canonical,
 )
@@ -114,9 +116,47 @@ def approval(found: Approval) -> dict[str, Any]:
         "roles": list(found.roles),
         "requester": found.requester,
         "args_digest": found.args_digest,
+        "stage": found.stage,
+        "stages": len(found.chain.stages) if found.chain else 1,
+        "asked_at": _time(found.asked_at),
         "expires_at": _time(found.expires_at),
+        "decided_at": _time(found.decided_at),
         "decided_by": found.decided_by,
+        "holds_until": _time(found.holds_until),
         "comment": found.comment,
+    }
+
+
+def approval_in_full(
+    found: Approval, rulings: Sequence[Ruling], notifications: Sequence[Notification]
+) -> dict[str, Any]:
+    """A human decision with everybody who has a part in it."""
+    stages = found.chain.stages if found.chain else ()
+    return {
+        **approval(found),
+        "chain": [[list(seat) for seat in stage.seats] for stage in stages] or [[list(found.roles)]],
+        "rulings": [
+            {
+                "number": ruling.number,
+                "person": ruling.person,
+                "role": ruling.role,
+                "stage": ruling.stage,
+                "decision": ruling.decision.value,
+                "comment": ruling.comment,
+                "at": _time(ruling.at),
+            }
+            for ruling in rulings
+        ],
+        "notifications": [
+            {
+                "notification_id": each.notification_id,
+                "kind": each.kind,
+                "state": each.state.value,
+                "attempts": each.attempts,
+                "error": each.error,
+            }
+            for each in notifications
+        ],
     }
 
 

@@ -14,6 +14,7 @@ from orchestrator.domain.plan import (
     GOAL_LIMIT_BYTES,
     PRIORITIES,
     ApprovalState,
+    NotificationState,
     PlanState,
     StepState,
 )
@@ -139,11 +140,24 @@ class ForkForm(Sent):
     )
 
 
-class DecisionForm(Sent):
+class RulingForm(Sent):
+    """How a person decides."""
+
+    comment: str = Field(default="", max_length=10_000, description="Kept in the audit.")
+    role: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Which of your roles you decide in; by default any that fits.",
+    )
+    stage: int | None = Field(
+        default=None, ge=1, le=100, description="The stage that you saw; a decision about another is refused."
+    )
+
+
+class DecisionForm(RulingForm):
     """What a person decides."""
 
     decision: Literal["approve", "reject"]
-    comment: str = Field(default="", max_length=10_000, description="Kept in the audit.")
 
 
 # --- answers ----------------------------------------------------------------------------------------------------
@@ -351,9 +365,46 @@ class Approval(BaseModel):
     roles: list[str]
     requester: str
     args_digest: str
-    expires_at: str | None
+    stage: int = Field(description="The stage that waits, or was the last; from 1.")
+    stages: int
+    asked_at: str | None
+    expires_at: str | None = Field(description="When others are asked as well, or it expires.")
+    decided_at: str | None
     decided_by: str | None
+    holds_until: str | None = Field(description="Until when what was approved may be done.")
     comment: str
+
+
+class Ruling(BaseModel):
+    """What one person decided."""
+
+    number: int
+    person: str
+    role: str
+    stage: int
+    decision: ApprovalState
+    comment: str
+    at: str | None
+
+
+class Notification(BaseModel):
+    """What was told, or is to be told, outside."""
+
+    notification_id: str
+    kind: str
+    state: NotificationState
+    attempts: int
+    error: str | None
+
+
+class ApprovalInFull(Approval):
+    """A human decision with everybody who has a part in it."""
+
+    chain: list[list[list[str]]] = Field(
+        description="For each stage its seats, and for each of these the roles that may fill it."
+    )
+    rulings: list[Ruling]
+    notifications: list[Notification]
 
 
 class Approvals(BaseModel):

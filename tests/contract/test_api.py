@@ -4,7 +4,9 @@ import json
 import threading
 import time
 from base64 import urlsafe_b64encode
+from collections import Counter
 from contextlib import contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -20,7 +22,7 @@ from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain import errors
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.outcome import Completed, Faulted, Held
-from orchestrator.domain.plan import Evidence, Fact, request
+from orchestrator.domain.plan import Chain, Evidence, Fact, Stage, request
 from orchestrator.store import Alive, PgStore
 from orchestrator.vault.chain import Sealer
 
@@ -54,6 +56,9 @@ REPORT = {
     "notes": [],
     "confidence": 1.0,
 }
+CHAIN = Chain(
+    (Stage((("team_lead",), ("operator",)), timedelta(days=1)), Stage((("manager",),), timedelta(days=1)))
+)
 
 
 class Site:
@@ -68,7 +73,7 @@ class Site:
             self.sealer,
             new_id=lambda: str(uuid4()),
             draw=lambda: 0.5,
-            rules=Rules(max_attempts=1),
+            rules=Rules(max_attempts=1, chains={"QUALITY": CHAIN}),
         )
         self.settings = settings.load(environment={}, data_dir=str(folder), documents_roots=str(folder))
         self.stopping = threading.Event()
@@ -100,6 +105,10 @@ class Site:
         if answer.status_code >= 400:
             check_problem(answer, path)
         return answer
+
+    def ask_all(self, go):
+        """Let a coroutine ask as it likes; what it returns."""
+        return self._portal.call(go)
 
     def get(self, path, **rest):
         return self.ask("GET", path, **rest)
@@ -141,9 +150,9 @@ class Site:
         with self.store.transaction() as tx:
             return tx.dead_letters(plan_id=plan_id)[0].letter_id
 
-    def hold(self, plan_id, *, roles=("operator",)):
+    def hold(self, plan_id, *, roles=("operator",), category="repo.write"):
         """Let the plan's step wait for a person; the approval."""
-        self.step(plan_id, Held("repo.write", "May it write?", "digest", roles))
+        self.step(plan_id, Held(category, "May it write?", "digest", roles))
         with self.store.transaction() as tx:
             return tx.approvals(plan_id=plan_id)[0].approval_id
 
@@ -885,6 +894,127 @@ class TestApprovals:
 
     def test_that_are_not_there_are_not_found(self, site):
         assert refusal(site.post(f"/approvals/{NOBODY}", json={"decision": "approve"})) == (404, "not_found")
+
+
+class TestAChainOfApprovals:
+    """The caller is an operator, so that somebody else must fill the other seats."""
+
+    @pytest.fixture
+    def asked(self, site):
+        plan_id = site.made()
+        return plan_id, site.hold(plan_id, category="QUALITY")
+
+    def others(self, site, approval_id, by, role):
+        return site.conductor.decide(approval_id, approve=True, by=by, roles=[role])
+
+    def test_goes_on_to_the_next_who_must_decide(self, site, asked):
+        _, approval_id = asked
+        told = site.post(f"/approvals/{approval_id}", json={"decision": "approve", "stage": 1}).json()
+        assert (told["state"], told["roles"], told["stage"], told["stages"]) == (
+            "pending",
+            ["team_lead"],
+            1,
+            2,
+        )
+        self.others(site, approval_id, "bob", "team_lead")
+        self.others(site, approval_id, "eve", "manager")
+        shown = site.get(f"/approvals/{approval_id}").json()
+        assert (shown["state"], shown["decided_by"]) == ("approved", "eve")
+        assert [(r["person"], r["role"]) for r in shown["rulings"]] == [
+            ("api", "operator"),
+            ("bob", "team_lead"),
+            ("eve", "manager"),
+        ]
+        assert shown["chain"] == [[["team_lead"], ["operator"]], [["manager"]]]
+        assert shown["holds_until"] > shown["decided_at"]
+
+    def test_takes_nobody_twice(self, site, asked):
+        _, approval_id = asked
+        site.post(f"/approvals/{approval_id}", json={"decision": "approve"})
+        again = site.post(f"/approvals/{approval_id}", json={"decision": "approve"})
+        assert refusal(again) == (403, "decides_twice")
+
+    def test_takes_no_decision_about_a_stage_that_was_left(self, site, asked):
+        _, approval_id = asked
+        answer = site.post(f"/approvals/{approval_id}", json={"decision": "approve", "stage": 2})
+        assert refusal(answer) == (409, "already_decided")
+
+    def test_takes_no_role_that_the_caller_does_not_have(self, site, asked):
+        _, approval_id = asked
+        answer = site.post(f"/approvals/{approval_id}", json={"decision": "approve", "role": "team_lead"})
+        assert refusal(answer) == (403, "wrong_role")
+
+    def test_is_found_by_who_must_decide_now(self, site, asked):
+        plan_id, approval_id = asked
+
+        def waiting(**params):
+            found = site.get("/approvals", params={"plan": plan_id, **params})
+            return [a["approval_id"] for a in found.json()["approvals"]]
+
+        assert waiting(role="team_lead") == waiting(role="operator") == [approval_id]
+        site.post(f"/approvals/{approval_id}", json={"decision": "approve"})
+        assert waiting(role="operator") == waiting(role="manager") == waiting(category="COST") == []
+        assert waiting(role="team_lead") == waiting(state="pending") == [approval_id]
+
+    def test_of_another_tenant_is_not_there(self, site):
+        approval_id = site.hold(site.made(tenant="other"))
+        assert approval_id not in site.get("/approvals", params={"limit": 200}).text
+        assert refusal(site.get(f"/approvals/{approval_id}")) == (404, "not_found")
+        answer = site.post(f"/approvals/{approval_id}", json={"decision": "approve"})
+        assert refusal(answer) == (404, "not_found")
+
+
+class TestTheApprovalOfAStep:
+    @pytest.mark.parametrize(("verb", "state"), [("approve", "approved"), ("reject", "rejected")])
+    def test_is_decided_under_the_step_s_address(self, site, verb, state):
+        plan_id = site.made()
+        site.hold(plan_id)
+        told = site.post(f"/plans/{plan_id}/steps/1/{verb}", json={"comment": "seen"}).json()
+        assert (told["state"], told["decided_by"], told["comment"]) == (state, "api", "seen")
+        for other in ("approve", "reject"):
+            again = site.post(f"/plans/{plan_id}/steps/1/{other}")
+            assert refusal(again) == (409, "already_decided")
+
+    def test_that_waits_for_nobody_or_is_another_tenant_s_is_not_found(self, site):
+        plan_id, other = site.made(), site.made(tenant="other")
+        site.hold(other)
+        for address in (plan_id, other, NOBODY):
+            assert refusal(site.post(f"/plans/{address}/steps/1/approve")) == (404, "not_found")
+
+    def test_is_not_the_requester_s(self, site):
+        plan_id = site.post("/plans", json={"goal": GOAL}).json()["plan_id"]
+        site.hold(plan_id)
+        assert refusal(site.post(f"/plans/{plan_id}/steps/1/approve")) == (403, "requester_decides")
+
+
+def test_of_fifty_who_decide_at_once_one_wins_and_the_others_are_told(site):
+    plan_id = site.made()
+    approval_id = site.hold(plan_id)
+
+    async def all_at_once():
+        transport = httpx.ASGITransport(site.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001") as client:
+            answers = [None] * 50
+
+            async def decide(n):
+                body = {"decision": "approve" if n % 2 else "reject", "comment": str(n)}
+                answers[n] = await client.post(f"/approvals/{approval_id}", json=body)
+
+            async with anyio.create_task_group() as group:
+                for n in range(50):
+                    group.start_soon(decide, n)
+            return answers
+
+    answers = site.ask_all(all_at_once)
+
+    codes = [a.status_code for a in answers]
+    assert Counter(codes) == {200: 1, 409: 49}
+    won = answers[codes.index(200)].json()
+    shown = site.get(f"/approvals/{approval_id}").json()
+    assert (shown["state"], shown["comment"]) == (won["state"], won["comment"])
+    assert len(shown["rulings"]) == 1
+    events = site.get(f"/plans/{plan_id}/events", headers={"Accept": "application/json"}).json()["events"]
+    assert [e["kind"] for e in events].count("approval.decided") == 1
 
 
 class TestHealth:

@@ -41,6 +41,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "dead list", "dead show", "dead retry", "dead discard",
         "approvals list", "approvals approve", "approvals reject",
         "policy test", "policy explain", "policy lint", "policy bundle",
+        "approvals list", "approvals show", "approvals approve", "approvals reject",
         "report show", "report verify", "audit verify", "audit show", "config show", "config check",
     ],
 )  # fmt: skip

@@ -106,6 +106,8 @@ class Tally:
             case "step.faulted" | "step.dead" | "step.rescued" | "step.snoozed" if row:
                 self._rest(number, row)
                 row.trouble = said
+            case "approval.advanced" | "approval.escalated" if row:
+                row.trouble = said
             case "approval.requested" if row:
                 self._rest(number, row)
                 row.trouble = said
@@ -194,6 +196,12 @@ def _of_step(event: Event, body: Mapping[str, Any], step: Step) -> tuple[str, st
                 f"waits for approval {view.short(str(body.get('approval')))}: {body.get('question')}",
                 "yellow",
             )
+        case "approval.advanced":
+            waits = ", ".join(str(role) for role in body.get("roles") or ())
+            return f"{body.get('decision')} by {body.get('by')}; now waits for {waits}", "yellow"
+        case "approval.escalated":
+            waits = ", ".join(str(role) for role in body.get("roles") or ())
+            return f"nobody decided in time; may now be decided by {waits}", "yellow"
         case "approval.decided":
             return f"{body.get('decision')} by {body.get('by')}", ""
         case _:
