@@ -16,6 +16,7 @@ from typing import Protocol
 
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.fairness import Tenant
+from orchestrator.domain.judgement import Judgement
 from orchestrator.domain.lifecycle import PlanMove, StepMove
 from orchestrator.domain.plan import (
     Approval,
@@ -37,7 +38,6 @@ from orchestrator.domain.plan import (
     Step,
     StepRef,
 )
-from orchestrator.domain.ruling import Ruling
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.messages import Message, Topic
 
@@ -554,6 +554,6 @@ class Locks(Protocol):
 class Judge(Protocol):
     """Whoever decides by policy what may happen."""
 
-    def decide(self, package: str, document: Mapping[str, Json]) -> Ruling:
+    def decide(self, package: str, document: Mapping[str, Json]) -> Judgement:
         """Ask one package of the policy about an input document. Never raises: what cannot be answered is denied."""
         ...

@@ -39,7 +39,6 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "research", "doctor", "new-agent", "language-reference",
         "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork",
         "dead list", "dead show", "dead retry", "dead discard",
-        "approvals list", "approvals approve", "approvals reject",
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
         "report show", "report verify", "audit verify", "audit show", "config show", "config check",

@@ -13,7 +13,7 @@ import regopy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.domain.ruling import Ruling
+from orchestrator.domain.judgement import Judgement
 from orchestrator.ports import Judge
 from workers.gate import policy
 from workers.gate.policy import Decision, EmbeddedEnforcer, PolicyLoadError, Question, Reason
@@ -224,7 +224,7 @@ class TestAPackage:
 
         ruling = judge.decide(policy.ACTIONS, ACTION_ROWS[0]["input"])
 
-        assert isinstance(ruling, Ruling)
+        assert isinstance(ruling, Judgement)
         assert ruling.allow
         assert ruling.revision == enforcer.revision
         assert ruling.decision_id

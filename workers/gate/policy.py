@@ -30,8 +30,8 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import regopy
 
+from orchestrator.domain.judgement import Effect, Judgement, Reason
 from orchestrator.domain.plan import Json
-from orchestrator.domain.ruling import Effect, Reason, Ruling
 
 CAPABILITIES: Final = "orchestrator.capabilities"
 """The package that decides calls of tools; no policy is loaded without it."""
@@ -80,7 +80,7 @@ class NoAnswerError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision(Ruling):
+class Decision(Judgement):
     """A ruling, and enough besides to be written into the audit trail as it is.
 
     `detail` explains a malformed question or a failure to an operator; it never quotes the question.

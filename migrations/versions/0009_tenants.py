@@ -9,8 +9,8 @@ from alembic import op
 
 from orchestrator.domain.errors import Misconfigured
 
-revision = "0005"
-down_revision = "0003"
+revision = "0009"
+down_revision = "0006"
 
 ROLES = ("orchestrator_tenant", "orchestrator_fleet")
 

@@ -17,7 +17,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class Judgement:
     """What was decided, by which revision of the policy, and why.
 
     `failed` says that nobody could answer: still a denial, but one that may be asked again.
