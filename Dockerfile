@@ -14,6 +14,7 @@ RUN pip install --no-cache-dir --no-deps .
 USER orchestrator
 ENV ORCHESTRATOR_DATA_DIR=/data \
     ORCHESTRATOR_AUDIT_KEY_FILE=/data/audit.key \
+    ORCHESTRATOR_SECRETS_KEY_FILE=/data/secrets.key \
     ORCHESTRATOR_DOCUMENTS_ROOTS=/documents \
     PYTHONUNBUFFERED=1
 VOLUME /data

@@ -97,6 +97,14 @@ CREATE POLICY of_tenant ON call TO orchestrator_tenant
     USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = call.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
 GRANT INSERT, SELECT, UPDATE ON call TO orchestrator_tenant;
 
+CREATE TABLE data_key (
+    tenant text NOT NULL,
+    wrapped bytea NOT NULL,
+    master text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT data_key_pkey PRIMARY KEY (tenant)
+);
+
 CREATE TABLE dead_letter (
     letter_id uuid NOT NULL,
     plan_id uuid,
@@ -390,6 +398,30 @@ CREATE POLICY of_fleet ON schedule TO orchestrator_fleet
 CREATE POLICY of_tenant ON schedule TO orchestrator_tenant
     USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT DELETE, INSERT, SELECT, UPDATE ON schedule TO orchestrator_tenant;
+
+CREATE TABLE secret (
+    tenant text NOT NULL,
+    name text NOT NULL,
+    versions integer NOT NULL DEFAULT 0,
+    CONSTRAINT secret_pkey PRIMARY KEY (tenant, name),
+    CONSTRAINT secret_versions_check CHECK ((versions >= 0))
+);
+
+CREATE TABLE secret_version (
+    tenant text NOT NULL,
+    name text NOT NULL,
+    version integer NOT NULL,
+    state text NOT NULL,
+    sealed bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    created_by text NOT NULL,
+    CONSTRAINT secret_version_pkey PRIMARY KEY (tenant, name, version),
+    CONSTRAINT secret_version_tenant_name_fkey FOREIGN KEY (tenant, name) REFERENCES secret(tenant, name),
+    CONSTRAINT secret_version_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'current'::text, 'previous'::text]))),
+    CONSTRAINT secret_version_version_check CHECK ((version > 0))
+);
+CREATE UNIQUE INDEX secret_version_current ON public.secret_version USING btree (tenant, name) WHERE (state = 'current'::text);
+CREATE UNIQUE INDEX secret_version_pending ON public.secret_version USING btree (tenant, name) WHERE (state = 'pending'::text);
 
 CREATE TABLE step (
     plan_id uuid NOT NULL,

@@ -42,6 +42,7 @@ from orchestrator.domain.plan import (
     StepState,
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
+from orchestrator.domain.secret import SealedVersion, SecretState, WrappedKey
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion
 
@@ -99,6 +100,9 @@ class InMemoryStore:
         self.tenant_rows: dict[str, tuple[Tenant, float]] = {}
         self.schedule_rows: dict[str, Schedule] = {}
         self.firing_rows: dict[tuple[str, datetime], Firing] = {}
+        self.secret_rows: dict[tuple[str, str], int] = {}
+        self.secret_version_rows: dict[tuple[str, str, int], SealedVersion] = {}
+        self.data_key_rows: dict[str, WrappedKey] = {}
 
     @contextmanager
     def transaction(self) -> Iterator[InMemoryTx]:
@@ -861,6 +865,56 @@ class InMemoryTx:
     def put_tenant(self, tenant: Tenant) -> None:
         _, served = self._store.tenant_rows.get(tenant.tenant, (tenant, 0.0))
         self._put(self._store.tenant_rows, tenant.tenant, (tenant, served))
+
+    # secrets
+
+    def lock_secret(self, tenant: str, name: str) -> int:
+        key = (tenant, name)
+        self._put(self._store.secret_rows, key, self._store.secret_rows.get(key, 0))
+        return self._store.secret_rows[key]
+
+    def secret_versions(self, tenant: str, name: str | None = None) -> Sequence[SealedVersion]:
+        rows = sorted(self._store.secret_version_rows.items())
+        return [row for (of, named, _), row in rows if of == tenant and name in {None, named}]
+
+    def add_secret_version(self, version: SealedVersion) -> bool:
+        told = version.told
+        if self._store.secret_rows.get((told.tenant, told.name)) != told.version - 1:
+            return False
+        self._put(self._store.secret_rows, (told.tenant, told.name), told.version)
+        self._put(self._store.secret_version_rows, (told.tenant, told.name, told.version), version)
+        return True
+
+    def move_secret(self, tenant: str, name: str, version: int, was: SecretState, to: SecretState) -> bool:
+        row = self._store.secret_version_rows.get((tenant, name, version))
+        if row is None or row.told.state is not was:
+            return False
+        moved = _with(row, told=_with(row.told, state=to))
+        self._put(self._store.secret_version_rows, (tenant, name, version), moved)
+        return True
+
+    def remove_secret_version(self, tenant: str, name: str, version: int) -> bool:
+        if (tenant, name, version) not in self._store.secret_version_rows:
+            return False
+        self._remove(self._store.secret_version_rows, (tenant, name, version))
+        return True
+
+    def data_key(self, tenant: str) -> WrappedKey | None:
+        return self._store.data_key_rows.get(tenant)
+
+    def data_keys(self) -> Sequence[WrappedKey]:
+        return [key for _, key in sorted(self._store.data_key_rows.items())]
+
+    def add_data_key(self, key: WrappedKey) -> None:
+        if key.tenant not in self._store.data_key_rows:
+            self._put(self._store.data_key_rows, key.tenant, key)
+
+    def rewrap_data_key(self, key: WrappedKey, *, was: str) -> bool:
+        kept = self._store.data_key_rows.get(key.tenant)
+        if kept is None or kept.master != was:
+            return False
+        self._put(self._store.data_key_rows, key.tenant, key)
+        return True
 
     # schedules
 

@@ -39,6 +39,7 @@ from orchestrator.domain.plan import (
     StepRef,
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
+from orchestrator.domain.secret import Revealed, SealedVersion, SecretState, SecretVersion, WrappedKey
 from orchestrator.messages import Message, Topic
 
 
@@ -491,6 +492,44 @@ class Tx(Protocol):
         """A schedule's firings, the newest tick first."""
         ...
 
+    # secrets, which come here encrypted
+
+    def lock_secret(self, tenant: str, name: str) -> int:
+        """How many versions a secret has had, held until this transaction ends; 0 for one that is new."""
+        ...
+
+    def secret_versions(self, tenant: str, name: str | None = None) -> Sequence[SealedVersion]:
+        """The versions of one secret, or of all of a tenant's, by name and number."""
+        ...
+
+    def add_secret_version(self, version: SealedVersion) -> bool:
+        """Write the next version of a secret that this transaction holds; `False` if it is not the next."""
+        ...
+
+    def move_secret(self, tenant: str, name: str, version: int, was: SecretState, to: SecretState) -> bool:
+        """Move a version to another state; `False` if it is not in the one that it was in."""
+        ...
+
+    def remove_secret_version(self, tenant: str, name: str, version: int) -> bool:
+        """Remove a version; `False` if there is none. Its number stays used."""
+        ...
+
+    def data_key(self, tenant: str) -> WrappedKey | None:
+        """The tenant's data key."""
+        ...
+
+    def data_keys(self) -> Sequence[WrappedKey]:
+        """All data keys by tenant."""
+        ...
+
+    def add_data_key(self, key: WrappedKey) -> None:
+        """Write a tenant's first data key; if it has one, that one stays."""
+        ...
+
+    def rewrap_data_key(self, key: WrappedKey, *, was: str) -> bool:
+        """Replace how a data key is wrapped; `False` if it is not wrapped under that master key any more."""
+        ...
+
 
 class Store(Protocol):
     """Where the truth is kept."""
@@ -508,6 +547,44 @@ class Store(Protocol):
 
         Raises `InvalidRequest` for a tenant without a name.
         """
+        ...
+
+
+class SecretStore(Protocol):
+    """Where secrets are kept. Only `get` returns a value, and only the tool host has a use for it.
+
+    Each verb raises `InvalidSecret`, `NotFound`, `SecretMoved` (somebody was first) or `SecretsUnavailable`.
+    """
+
+    def put(self, tenant: str, name: str, value: str, *, by: str, new: bool = False) -> SecretVersion:
+        """Write a value that is in use at once; with `new`, only if there is no such secret."""
+        ...
+
+    def get(self, tenant: str, name: str, version: int | None = None) -> Revealed:
+        """The value of the current version, or of the one that is named."""
+        ...
+
+    def rotate(self, tenant: str, name: str, value: str, *, by: str) -> SecretVersion:
+        """Write a value that is pending until it is promoted; one at a time."""
+        ...
+
+    def promote(
+        self, tenant: str, name: str, *, by: str, version: int | None = None, over: int | None = None
+    ) -> SecretVersion:
+        """Put the pending version into use, or the one that is named; the one in use before stays as previous.
+
+        With `over`, only if that version is the current one. Of several at once for one version, one succeeds.
+        """
+        ...
+
+    def versions(self, tenant: str, name: str | None = None) -> Sequence[SecretVersion]:
+        """The versions of one secret, or of all of a tenant's, by name and number."""
+        ...
+
+    def remove(
+        self, tenant: str, name: str, version: int | None = None, *, by: str
+    ) -> Sequence[SecretVersion]:
+        """Remove a secret, or one version that is not current; returns what is gone for good."""
         ...
 
 

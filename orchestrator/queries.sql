@@ -966,3 +966,80 @@ SELECT *
    AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
  ORDER BY due_at DESC
  LIMIT %(limit)s;
+
+-- name: lock_secret
+-- How many versions a secret has had; the row is made if it is not there, and held.
+INSERT INTO secret (tenant, name)
+VALUES (%(tenant)s, %(name)s)
+    ON CONFLICT (tenant, name) DO UPDATE
+   SET versions = secret.versions
+RETURNING versions;
+
+-- name: secret_versions
+-- The versions of one secret, or of all of a tenant's, by name and number.
+SELECT tenant, name, version, state, sealed, created_at, created_by
+  FROM secret_version
+ WHERE tenant = %(tenant)s
+   AND (%(name)s::text IS NULL OR name = %(name)s)
+ ORDER BY name COLLATE "C", version;
+
+-- name: add_secret_version
+-- Write the next version of a secret, or return no row if it is not the next.
+  WITH counted AS (
+           UPDATE secret
+              SET versions = %(version)s
+            WHERE tenant   = %(tenant)s
+              AND name     = %(name)s
+              AND versions = %(version)s - 1
+        RETURNING tenant, name
+       )
+INSERT INTO secret_version (tenant, name, version, state, sealed, created_at, created_by)
+SELECT tenant, name, %(version)s, %(state)s, %(sealed)s, %(created_at)s, %(created_by)s
+  FROM counted
+RETURNING version;
+
+-- name: move_secret
+-- Move a version of a secret to another state, or return no row if it is not in the one that it was in.
+UPDATE secret_version
+   SET state   = %(to)s
+ WHERE tenant  = %(tenant)s
+   AND name    = %(name)s
+   AND version = %(version)s
+   AND state   = %(was)s
+RETURNING version;
+
+-- name: remove_secret_version
+-- Remove a version of a secret; its number stays used.
+DELETE FROM secret_version
+ WHERE tenant  = %(tenant)s
+   AND name    = %(name)s
+   AND version = %(version)s
+RETURNING version;
+
+-- name: data_key
+-- A tenant's data key, as it is wrapped.
+SELECT tenant, wrapped, master
+  FROM data_key
+ WHERE tenant = %(tenant)s;
+
+-- name: data_keys
+-- All data keys by tenant, held so that nobody else wraps them meanwhile.
+SELECT tenant, wrapped, master
+  FROM data_key
+ ORDER BY tenant
+   FOR UPDATE;
+
+-- name: add_data_key
+-- Write a tenant's first data key; if it has one, that one stays.
+INSERT INTO data_key (tenant, wrapped, master, created_at)
+VALUES (%(tenant)s, %(wrapped)s, %(master)s, COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (tenant) DO NOTHING;
+
+-- name: rewrap_data_key
+-- Replace how a data key is wrapped, or return no row if it is not wrapped under that master key any more.
+UPDATE data_key
+   SET wrapped = %(wrapped)s,
+       master  = %(master)s
+ WHERE tenant  = %(tenant)s
+   AND master  = %(was)s
+RETURNING tenant;

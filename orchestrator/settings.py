@@ -26,6 +26,13 @@ class Settings(BaseModel):
     data_dir: str
     database_url: str
     audit_key_file: str
+    secrets_key_file: str
+    secrets_key_env: str
+    vault_url: str
+    vault_mount: str
+    vault_prefix: str
+    vault_token_file: str
+    vault_timeout_s: float = Field(gt=0, le=60)
     broker_url: str
     redis_url: str
     lease_s: float = Field(gt=0, le=3600)
@@ -71,6 +78,13 @@ class Settings(BaseModel):
             raise ValueError(
                 "it must be empty, or an http:// or https:// address without a user and a fragment"
             )
+        return url
+
+    @field_validator("vault_url")
+    @classmethod
+    def _vault_by_http_or_nothing(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("it must be empty, or begin with https:// or http://")
         return url
 
     @property

@@ -55,6 +55,7 @@ from orchestrator.domain.plan import (
     canonical,
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Misfire, Overlap, Schedule
+from orchestrator.domain.secret import SealedVersion, SecretState, SecretVersion, WrappedKey
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion
 from orchestrator.queries import queries
@@ -1048,6 +1049,48 @@ class PgTx:
     def put_tenant(self, tenant: Tenant) -> None:
         self._run("put_tenant", tenant=tenant.tenant, weight=tenant.weight, max_running=tenant.max_running)
 
+    # secrets
+
+    def lock_secret(self, tenant: str, name: str) -> int:
+        return int(_one(self._run("lock_secret", tenant=tenant, name=name))["versions"])
+
+    def secret_versions(self, tenant: str, name: str | None = None) -> Sequence[SealedVersion]:
+        return [_sealed_version(row) for row in self._run("secret_versions", tenant=tenant, name=name)]
+
+    def add_secret_version(self, version: SealedVersion) -> bool:
+        told = version.told
+        return self._hit(
+            "add_secret_version",
+            tenant=told.tenant,
+            name=told.name,
+            version=told.version,
+            state=told.state,
+            sealed=version.sealed,
+            created_at=told.created_at,
+            created_by=told.created_by,
+        )
+
+    def move_secret(self, tenant: str, name: str, version: int, was: SecretState, to: SecretState) -> bool:
+        return self._hit("move_secret", tenant=tenant, name=name, version=version, was=was, to=to)
+
+    def remove_secret_version(self, tenant: str, name: str, version: int) -> bool:
+        return self._hit("remove_secret_version", tenant=tenant, name=name, version=version)
+
+    def data_key(self, tenant: str) -> WrappedKey | None:
+        row = self._run("data_key", tenant=tenant).fetchone()
+        return WrappedKey(**row) if row else None
+
+    def data_keys(self) -> Sequence[WrappedKey]:
+        return [WrappedKey(**row) for row in self._run("data_keys")]
+
+    def add_data_key(self, key: WrappedKey) -> None:
+        self._run("add_data_key", tenant=key.tenant, wrapped=key.wrapped, master=key.master)
+
+    def rewrap_data_key(self, key: WrappedKey, *, was: str) -> bool:
+        return self._hit(
+            "rewrap_data_key", tenant=key.tenant, wrapped=key.wrapped, master=key.master, was=was
+        )
+
     # schedules
 
     def add_schedule(self, schedule: Schedule) -> bool:
@@ -1189,6 +1232,18 @@ def _one(cursor: Cursor[DictRow]) -> DictRow:
     if row is None:
         raise Unavailable("Postgres answered without the row that was asked for.")
     return row
+
+
+def _sealed_version(row: Mapping[str, Any]) -> SealedVersion:
+    told = SecretVersion(
+        tenant=row["tenant"],
+        name=row["name"],
+        version=row["version"],
+        state=SecretState(row["state"]),
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+    )
+    return SealedVersion(told, bytes(row["sealed"]))
 
 
 def _plan(row: Mapping[str, Any]) -> Plan:

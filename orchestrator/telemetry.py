@@ -40,6 +40,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "schedule.fired": "A tick became a plan.",
     "schedule.passed": "Ticks made no plan: they came too late, or an earlier plan still lives.",
     "schedule.queued": "Ticks wait for the plan of an earlier one.",
+    "secret.changed": "Somebody put, rotated, promoted or removed a version of a secret.",
     "step.began": "A worker took a step.",
     "step.crashed": "A mind raised what nobody expected; the step counts as faulted.",
     "step.ended": "A step's outcome was recorded.",

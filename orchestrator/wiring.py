@@ -12,7 +12,7 @@ import random
 import secrets
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,15 +20,17 @@ from pathlib import Path
 
 from orchestrator import chains, database
 from orchestrator.conductor import Conductor, Rules
-from orchestrator.domain.errors import Misconfigured
+from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.domain.retry import Backoff
 from orchestrator.locks import NoLocks, RedisLocks
 from orchestrator.notifier import Notifier, Webhook, read_secret
-from orchestrator.ports import Locks
+from orchestrator.ports import Locks, SecretStore
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
-from orchestrator.telemetry import log
+from orchestrator.telemetry import conceal, log
 from orchestrator.vault.chain import Sealer
+from orchestrator.vault.kv2 import KvSecrets
+from orchestrator.vault.secrets import MasterKeys, SealedSecrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Core:
     sealer: Sealer
     conductor: Conductor
     locks: Locks
+    secrets: SecretStore
 
 
 @contextmanager
@@ -64,8 +67,8 @@ def core(settings: Settings) -> Iterator[Core]:
             conductor = Conductor(
                 store, sealer, new_id=lambda: str(uuid.uuid4()), draw=random.random, rules=rules
             )
-            with _locks(settings, key) as locks:
-                yield Core(settings, dsn, store, sealer, conductor, locks)
+            with _locks(settings, key) as locks, _secrets(settings, store) as kept:
+                yield Core(settings, dsn, store, sealer, conductor, locks, kept)
         finally:
             store.close()
 
@@ -89,6 +92,78 @@ def _locks(settings: Settings, key: bytes) -> Iterator[Locks]:
     space = hmac.new(key, b"locks", hashlib.sha256).hexdigest()[:12]
     with closing(RedisLocks(settings.redis_url, space=space)) as locks:
         yield locks
+
+
+@contextmanager
+def _secrets(settings: Settings, store: PgStore) -> Iterator[SecretStore]:
+    if not settings.vault_url:
+        yield SealedSecrets(store, MasterKeys(lambda: master_keys(settings)))
+        return
+    with closing(
+        KvSecrets(
+            settings.vault_url,
+            lambda: _vault_token(settings),
+            mount=settings.vault_mount,
+            prefix=settings.vault_prefix,
+            timeout_s=settings.vault_timeout_s,
+        )
+    ) as vault:
+        yield vault
+
+
+def _vault_token(settings: Settings) -> str:
+    path = Path(settings.vault_token_file).expanduser()
+    try:
+        token = path.read_text(encoding="ascii").strip() if settings.vault_token_file else ""
+    except (OSError, ValueError) as error:
+        raise SecretsUnavailable(
+            f"The token of Vault in {path} cannot be read ({type(error).__name__})."
+        ) from None
+    if not token:
+        raise SecretsUnavailable(
+            "There is no token for Vault; vault_token_file must name a file that holds one."
+        )
+    conceal([token])
+    return token
+
+
+def secrets_key_file(settings: Settings) -> Path:
+    """Return where the master keys of the secrets are, unless the environment holds them."""
+    return Path(settings.secrets_key_file or settings.data / "keys" / "secrets.key").expanduser()
+
+
+def master_keys(settings: Settings) -> Sequence[bytes]:
+    """Return the master keys of the secrets, the newest first; the first one is made on first use.
+
+    Every process that reads secrets must be given the same ones.
+    """
+    given = os.environ.get(settings.secrets_key_env, "") if settings.secrets_key_env else ""
+    path = secrets_key_file(settings)
+    where = settings.secrets_key_env if given else str(path)
+    if not given and not path.exists():
+        _make_key(path)
+    try:
+        lines = (given or path.read_text(encoding="ascii")).split()
+        keys = [bytes.fromhex(line) for line in lines]
+    except (OSError, ValueError):
+        raise Misconfigured(f"The master key of the secrets in {where} cannot be read.") from None
+    if not keys or any(len(key) != 32 for key in keys):
+        raise Misconfigured(f"The master key of the secrets in {where} is damaged; restore it from a backup.")
+    conceal(lines)
+    return keys
+
+
+def add_master_key(settings: Settings) -> None:
+    """Put a new master key on top of those in the file, all of which it keeps; the file is replaced as a whole."""
+    if os.environ.get(settings.secrets_key_env, ""):
+        raise Misconfigured(
+            f"The master keys are in {settings.secrets_key_env}; put the new one on top there, "
+            "and run `orchestrator secrets rekey` without --new."
+        )
+    kept = master_keys(settings)
+    path = secrets_key_file(settings)
+    lines = [secrets.token_hex(32), *(key.hex() for key in kept)]
+    _written(path, "\n".join(lines) + "\n").replace(path)
 
 
 @contextmanager
@@ -122,17 +197,23 @@ def audit_key(settings: Settings) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    # written whole under another name first: a process that is killed here leaves no half of a key
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-        file.flush()
-        os.fsync(file.fileno())
+    fresh = _written(path, secrets.token_hex(32))
     try:
         os.link(fresh, path)
     except FileExistsError:
         pass  # another process was first
     finally:
         fresh.unlink()
+
+
+def _written(path: Path, text: str) -> Path:
+    """Return a file beside this one that only its owner may read, with this text, on the disk."""
+    # written whole under another name first: a process that is killed here leaves no half of a key
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return fresh

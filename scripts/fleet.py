@@ -87,6 +87,9 @@ def _addresses(folder: Path, stack: contextlib.ExitStack) -> Mapping[str, str]:
         "ORCHESTRATOR_REDIS_URL": _redis(folder, stack),
         **broker,
         "ORCHESTRATOR_AUDIT_KEY_FILE": given.get("ORCHESTRATOR_AUDIT_KEY_FILE", str(folder / "audit.key")),
+        "ORCHESTRATOR_SECRETS_KEY_FILE": given.get(
+            "ORCHESTRATOR_SECRETS_KEY_FILE", str(folder / "secrets.key")
+        ),
         "ORCHESTRATOR_DATA_DIR": given.get("ORCHESTRATOR_DATA_DIR", str(folder / "data")),
         "ORCHESTRATOR_DOCUMENTS_ROOTS": given.get("ORCHESTRATOR_DOCUMENTS_ROOTS", str(folder / "documents")),
     }

@@ -68,6 +68,7 @@ class Fleet:
             "broker_url": broker_url,
             "data_dir": folder,
             "audit_key_file": folder / "audit.key",
+            "secrets_key_file": folder / "secrets.key",
             "log_level": "warning",
             "sweep_every_s": 0.5,
             "concurrency": 3,

@@ -10,7 +10,7 @@ from alembic import op
 from orchestrator.domain.errors import Misconfigured
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0008"
 
 ROLES = ("orchestrator_tenant", "orchestrator_fleet")
 

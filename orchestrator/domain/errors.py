@@ -8,11 +8,13 @@ OrchestratorError
 │   ├── InvalidSources
 │   ├── InvalidRequest
 │   ├── InvalidSchedule
+│   ├── InvalidSecret
 │   └── KeyReused          the same Idempotency-Key with another body
 ├── NotFound               no such plan, step, approval, dead letter or report
 ├── Conflict               it exists, but not in a state that allows this
 │   ├── IllegalMove
-│   └── AlreadyDecided
+│   ├── AlreadyDecided
+│   └── SecretMoved        somebody else was first, or this version cannot do that
 ├── Forbidden              who asks may not
 │   ├── WrongRole
 │   ├── RequesterDecides
@@ -21,7 +23,9 @@ OrchestratorError
 ├── Fenced                 a newer claim holds the step; the late writer must leave quietly
 ├── BudgetSpent            the plan has no more of something; write what there is
 ├── Unavailable            a part this depends on cannot answer now; try again later
-│   └── BrokerUnavailable  only the doorbell: what should be published waits in the outbox
+│   ├── BrokerUnavailable  only the doorbell: what should be published waits in the outbox
+│   └── SecretsUnavailable where the secrets are kept does not answer, or not to this program
+├── SecretDamaged          a stored secret does not open: it was altered, or the key is another
 └── Misconfigured          a file or setting must be changed before the program can run
 """
 
@@ -80,6 +84,12 @@ class InvalidSchedule(Invalid):
     code = "invalid_schedule"
 
 
+class InvalidSecret(Invalid):
+    """The secret's name or value cannot be used."""
+
+    code = "invalid_secret"
+
+
 class KeyReused(Invalid):
     """The same idempotency key came with another request."""
 
@@ -129,6 +139,12 @@ class AlreadyDecided(Conflict):
         super().__init__(f"Approval {approval_id} is already {state}; a decision stands once.")
         self.approval_id = approval_id
         self.state = state
+
+
+class SecretMoved(Conflict):
+    """Somebody else changed the secret first, or the version is in a state that does not allow this."""
+
+    code = "secret_moved"
 
 
 class Forbidden(OrchestratorError):
@@ -208,6 +224,18 @@ class BrokerUnavailable(Unavailable):
     """The broker does not take messages; they wait in the outbox."""
 
     code = "broker_unavailable"
+
+
+class SecretsUnavailable(Unavailable):
+    """Where the secrets are kept does not answer, or not to this program."""
+
+    code = "secrets_unavailable"
+
+
+class SecretDamaged(OrchestratorError):
+    """A stored secret or data key does not open: it was altered, or sealed with a key that is not at hand."""
+
+    code = "secret_damaged"
 
 
 class Misconfigured(OrchestratorError):

@@ -16,6 +16,7 @@ from orchestrator.domain.plan import (
     Semantics,
     StepState,
 )
+from orchestrator.domain.secret import SecretState
 from scripts import schema
 
 pytestmark = pytest.mark.postgres
@@ -28,6 +29,7 @@ WORDS = {
     "call_semantics_check": Semantics,
     "approval_state_check": ApprovalState,
     "notification_state_check": NotificationState,
+    "secret_version_state_check": SecretState,
 }
 
 
