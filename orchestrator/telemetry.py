@@ -53,6 +53,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "tool.refused": "The gate did not let a call through.",
     "tool.replayed": "A call was answered from the journal.",
     "toolhost.dropped": "A tool server was let go of; it is started again when it is next needed.",
+    "toolhost.replaced": "A tenant's secret changed; its tool server is started again with the one that is current.",
     "worker.started": "A worker is ready.",
     "worker.stopped": "A worker is gone.",
 }

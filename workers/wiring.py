@@ -85,7 +85,7 @@ class Hands:
         except Misconfigured:
             self.alive.close()
             raise
-        self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})})
+        self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})}, opened.secrets)
         prices = {
             "answer_tokens": ANSWER_TOKENS,
             "input_uusd_per_1k": settings.model_input_uusd_per_1k,

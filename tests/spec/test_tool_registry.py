@@ -211,3 +211,29 @@ def asked(profile, tool):
         trace_id="0" * 32,
         profile_known=True,
     )
+
+
+class TestTheSecretsOfAServer:
+    WITH = VALID.replace(
+        "env: [PATH, LISTENER_HOME]", "env: [PATH]\n    secrets: {LISTENER_KEY: listener.key-1}"
+    )
+
+    def test_are_names_by_variable(self, tmp_path):
+        assert load(tmp_path, self.WITH).servers["ears"].secrets == {"LISTENER_KEY": "listener.key-1"}
+        assert load(tmp_path, VALID).servers["ears"].secrets == {}
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            (WITH.replace("LISTENER_KEY", "LISTENER-KEY"), "not the name of an environment variable"),
+            (WITH.replace("listener.key-1", "../key"), "not the name of a secret"),
+            (WITH.replace("LISTENER_KEY", "PATH"), "PATH stands in env and in secrets"),
+            (
+                WITH.replace("builtin: documents", "builtin: documents, secrets: {A: b}"),
+                "only a command has secrets",
+            ),
+        ],
+    )
+    def test_that_cannot_be_given_are_refused(self, tmp_path, wrong, told):
+        with pytest.raises(RegistryError, match=told):
+            load(tmp_path, wrong)

@@ -232,7 +232,13 @@ class Gate:
         self._crash_point("after_intent")
         started = time.monotonic()
         try:
-            content = self._host.call(tool, ask.arguments, timeout_s=tool.timeout_s, key=idempotency_key)
+            content = self._host.call(
+                tool,
+                ask.arguments,
+                timeout_s=tool.timeout_s,
+                key=idempotency_key,
+                tenant=claimed.plan.tenant,
+            )
         except ToolFailure as failure:
             state = CallState.UNKNOWN if failure.unsure else CallState.FAILED
             self._conductor.conclude(claimed, ask, state=state, error=failure.detail)

@@ -3,6 +3,10 @@
 Every server is an MCP server: those that come with the product live in this process, others are started as children
 that see only the environment variables they are allowed. Each is talked to by an event loop in a thread of its own, so
 that one which hangs holds up nobody else. A server that hangs or dies is let go of, and started again by the next call.
+
+A server that names secrets is started once for each tenant, with that tenant's values in its environment, and again
+when one of them has changed: each call looks which are current, so that what was removed is refused with the next call.
+Nothing that such a server says passes on with a value in it: no result, no error, nothing that it prints.
 """
 
 from __future__ import annotations
@@ -10,19 +14,26 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import hashlib
 import json
 import math
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, TextContent
 
-from orchestrator.telemetry import log
+from orchestrator.domain.errors import NotFound, OrchestratorError
+from orchestrator.domain.plan import canonical
+from orchestrator.ports import SecretStore
+from orchestrator.telemetry import conceal, log
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
+from workers.toolhost.veil import Printed, Veil
 
 _T = TypeVar("_T")
 
@@ -30,6 +41,9 @@ RESULT_LIMIT_CHARS = 12_000_000
 """A result longer than this is a failure: it would not fit into evidence."""
 
 _START_TIMEOUT_S = 30.0
+
+TENANT_SERVERS = 32
+"""Servers with secrets that are kept running while nobody calls them; the least recently called one ends first."""
 
 KEY_META = "orchestrator/idempotency-key"
 """The name under which a keyed call's key travels to its server."""
@@ -48,32 +62,79 @@ class ToolFailure(Exception):
         self.unsure = unsure
 
 
-class ToolHost:
-    """The servers of a registry, started when first needed."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which running server a call goes to: for one with secrets, whose they are and a digest of them."""
 
-    def __init__(self, registry: Registry, builtins: Mapping[str, Callable[[], MCPServer]]) -> None:
+    server: str
+    tenant: str = ""
+    digest: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a server is started with, and what must not come out of it."""
+
+    place: _Place
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    veil: Veil = field(default_factory=Veil)
+
+
+class ToolHost:
+    """The servers of a registry, started when first needed; those with secrets once for each tenant."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        builtins: Mapping[str, Callable[[], MCPServer]],
+        secrets: SecretStore | None = None,
+    ) -> None:
         self._registry = registry
         self._builtins = builtins
-        self._sessions: dict[str, _Session] = {}
+        self._secrets = secrets
+        self._sessions: dict[_Place, _Session] = {}
         self._lock = threading.Lock()
 
     def call(
-        self, tool: ToolSpec, arguments: Mapping[str, Any], *, timeout_s: float, key: str
+        self, tool: ToolSpec, arguments: Mapping[str, Any], *, timeout_s: float, key: str, tenant: str = ""
     ) -> Mapping[str, Any]:
-        """Return a tool's structured answer within `timeout_s` seconds, or raise `ToolFailure`."""
-        session = self._session(tool.server)
+        """Return a tool's structured answer within `timeout_s` seconds, or raise `ToolFailure`.
+
+        Whose plan it is, `tenant` says: a server that names secrets is given this tenant's.
+        """
+        given = self._given(tool.server, tenant)
+        try:
+            with self._using(given) as session:
+                return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key))
+        except ToolFailure as failure:
+            if not given.veil:
+                raise
+            # what it was raised from may hold a value, too
+            raise ToolFailure(
+                failure.reason, given.veil.text(failure.detail), unsure=failure.unsure
+            ) from None
+
+    def _answer(
+        self,
+        session: _Session,
+        given: _Given,
+        tool: ToolSpec,
+        arguments: Mapping[str, Any],
+        timeout_s: float,
+        key: str,
+    ) -> Mapping[str, Any]:
         waiting = session.submit(session.call(tool.name, dict(arguments), timeout_s, key))
         try:
             result = waiting.result(timeout_s + 1.0)
         except (concurrent.futures.TimeoutError, TimeoutError):
             waiting.cancel()
-            self._drop(tool.server, session)
+            self._drop(given.place, session)
             raise _timed_out(tool, timeout_s) from None
         except MCPError as error:
             if error.code not in {REQUEST_TIMEOUT, CONNECTION_CLOSED}:  # the server said no; it is well
                 detail = _tellable(f"{tool.name} could not be called: {error}")
                 raise ToolFailure("protocol_error", detail) from error
-            self._drop(tool.server, session)
+            self._drop(given.place, session)
             if error.code == REQUEST_TIMEOUT:
                 raise _timed_out(tool, timeout_s) from error
             raise ToolFailure(
@@ -84,15 +145,15 @@ class ToolHost:
             detail = f"{tool.name} answered with what its output schema does not allow."
             raise ToolFailure("invalid_result", detail, unsure=True) from error
         except Exception as error:
-            self._drop(tool.server, session)
+            self._drop(given.place, session)
             detail = _tellable(f"{tool.name}: its server went away ({type(error).__name__}: {error}).")
             raise ToolFailure("server_gone", detail, unsure=True) from error
         return _content(tool.name, result)
 
     def tools(self, server: str) -> list[str]:
-        """The names of the tools that a server says it has."""
-        session = self._session(server)
-        return session.submit(session.tools()).result(_START_TIMEOUT_S)
+        """The names of the tools that a server without secrets says it has."""
+        with self._using(_Given(_Place(server))) as session:
+            return session.submit(session.tools()).result(_START_TIMEOUT_S)
 
     def close(self) -> None:
         """Stop every server."""
@@ -103,40 +164,108 @@ class ToolHost:
         for session in sessions:
             session.join(2.0)
 
-    def _session(self, server: str) -> _Session:
+    def _given(self, server: str, tenant: str) -> _Given:
+        """Return what the server is to be started with; raises `ToolFailure` where a secret is not to be had."""
+        names = self._registry.servers[server].secrets
+        if not names:
+            return _Given(_Place(server))
+        values = {variable: self._secret(server, tenant, name) for variable, name in names.items()}
+        conceal(values.values())
+        return _Given(
+            _Place(server, tenant, hashlib.sha256(canonical(values)).hexdigest()),
+            values,
+            Veil(values.values()),
+        )
+
+    def _secret(self, server: str, tenant: str, name: str) -> str:
+        if self._secrets is None:
+            raise ToolFailure(
+                "secret_missing",
+                f"Tool server {server} needs the secret {name}, and there are no secrets here.",
+            )
+        try:
+            return self._secrets.get(tenant, name).value
+        except NotFound:
+            raise ToolFailure(
+                "secret_missing",
+                f"Tool server {server} needs the secret {name}, which tenant {tenant} does not have; "
+                f"`orchestrator secrets put {name} --tenant {tenant}` writes it.",
+            ) from None
+        except OrchestratorError as error:
+            raise ToolFailure(error.code, f"Tool server {server} needs the secret {name}. {error}") from None
+
+    @contextlib.contextmanager
+    def _using(self, given: _Given) -> Iterator[_Session]:
+        """Hold a running server for the block; raises `ToolFailure` if it does not start."""
+        place = given.place
         with self._lock:
-            session = self._sessions.get(server)
+            session = self._sessions.pop(place, None)
             if session is None:
-                session = _Session(self._target(self._registry.servers[server]))
-                self._sessions[server] = session
+                session = _Session(self._target(self._registry.servers[place.server], given), given.veil)
                 session.start()
+            self._sessions[place] = session  # the last of them, being the one that was called last
+            session.users += 1
+            ended = self._superseded(place)
+        for old in ended:
+            old.stop()
+        try:
+            self._await_start(place, session)
+            yield session
+        finally:
+            with self._lock:
+                session.users -= 1
+                abandoned = session.users == 0 and self._sessions.get(place) is not session
+            if abandoned:
+                session.stop()
+
+    def _await_start(self, place: _Place, session: _Session) -> None:
         try:
             session.ready.result(_START_TIMEOUT_S)
         except Exception as error:
-            self._drop(server, session)
-            raise ToolFailure("server_down", f"Tool server {server} did not start: {error}") from error
-        return session
+            self._drop(place, session)
+            raise ToolFailure(
+                "server_down", _tellable(f"Tool server {place.server} did not start: {error}")
+            ) from error
 
-    def _drop(self, server: str, session: _Session) -> None:
+    def _superseded(self, place: _Place) -> list[_Session]:
+        """Forget the servers whose secrets are no longer these, and those that nobody called for long.
+
+        Returns those to be stopped now; one that is in the middle of a call is stopped at its end.
+        """
+        if not place.digest:
+            return []
+        secretive = [each for each in self._sessions if each.digest]
+        others = [each for each in secretive if each.tenant == place.tenant and each.server == place.server]
+        gone = [each for each in others if each != place]
+        for each in gone:
+            log.info("toolhost.replaced", server=each.server, tenant=each.tenant)
+        idle = [each for each in secretive if each not in gone and not self._sessions[each].users]
+        gone += idle[: max(0, len(secretive) - len(gone) - TENANT_SERVERS)]
+        sessions = [self._sessions.pop(each) for each in gone]
+        return [session for session in sessions if not session.users]
+
+    def _drop(self, place: _Place, session: _Session) -> None:
         with self._lock:
-            if self._sessions.get(server) is session:
-                del self._sessions[server]
+            if self._sessions.get(place) is session:
+                del self._sessions[place]
         session.stop()
-        log.warning("toolhost.dropped", server=server)
+        log.warning("toolhost.dropped", server=place.server)
 
-    def _target(self, spec: ServerSpec) -> MCPServer | StdioServerParameters:
+    def _target(self, spec: ServerSpec, given: _Given) -> MCPServer | StdioServerParameters:
         if spec.builtin is not None:
             return self._builtins[spec.builtin]()
         program, *arguments = spec.command
         allowed = {name: os.environ[name] for name in spec.env if name in os.environ}
-        return StdioServerParameters(command=program, args=arguments, env=allowed)
+        return StdioServerParameters(command=program, args=arguments, env={**allowed, **given.environment})
 
 
 class _Session:
     """A connection to one server, on a loop of its own; entered and left by one task, as the SDK wants it."""
 
-    def __init__(self, target: MCPServer | StdioServerParameters) -> None:
+    def __init__(self, target: MCPServer | StdioServerParameters, veil: Veil) -> None:
         self._target = target
+        self._veil = veil
+        self.users = 0
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._client: Client | None = None
@@ -168,7 +297,7 @@ class _Session:
 
     async def _live(self) -> None:
         try:
-            async with Client(self._target) as client:
+            async with self._opened() as client:
                 self._client = client
                 self.ready.set_result(None)
                 await self._stop.wait()
@@ -177,6 +306,19 @@ class _Session:
                 self.ready.set_exception(error)
         finally:
             self._client = None
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Client]:
+        if isinstance(self._target, MCPServer):
+            async with Client(self._target) as client:
+                yield client
+            return
+        printed = Printed(self._veil)
+        try:
+            async with Client(stdio_client(self._target, errlog=printed.pen)) as client:
+                yield client
+        finally:
+            printed.close()
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout_s: float, key: str) -> CallToolResult:
         if self._client is None:

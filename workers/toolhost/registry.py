@@ -6,7 +6,7 @@ description) never decides which capability a call needs or whether it may be re
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
@@ -44,12 +44,16 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """One server: either built in, or a command with the names of the variables that it may see."""
+    """One server: either built in, or a command with the names of the variables that it may see.
+
+    `secrets` names, by variable, the secrets of the calling tenant that it is given besides.
+    """
 
     name: str
     builtin: Builtin | None
     command: tuple[str, ...]
     env: tuple[str, ...]
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,9 @@ _Variable: TypeAlias = Annotated[
     str,
     AfterValidator(_shaped(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")),
 ]
+_Secret: TypeAlias = Annotated[
+    str, AfterValidator(_shaped(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "the name of a secret"))
+]
 _Capability: TypeAlias = Annotated[str, AfterValidator(known_capability)]
 _Word: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 _DAY_S = 86_400
@@ -148,6 +155,7 @@ class _Server(_Wall):
     builtin: Builtin | None = None
     command: Annotated[list[_Word], Field(min_length=1)] | None = None
     env: list[_Variable] | None = None
+    secrets: dict[_Variable, _Secret] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "_Server":
@@ -155,10 +163,23 @@ class _Server(_Wall):
             raise ValueError("a server is either builtin or a command, and exactly one of them")
         if self.env is not None and self.command is None:
             raise ValueError("only a command has an env: a builtin server sees no environment")
+        if self.secrets is not None and self.command is None:
+            raise ValueError("only a command has secrets: a builtin server sees no environment")
+        twice = sorted(set(self.env or ()) & set(self.secrets or ()))
+        if twice:
+            raise ValueError(
+                f"the variable {twice[0]} stands in env and in secrets, and can be one of them only"
+            )
         return self
 
     def spec(self, name: str) -> ServerSpec:
-        return ServerSpec(name, self.builtin, tuple(self.command or ()), tuple(self.env or ()))
+        return ServerSpec(
+            name,
+            self.builtin,
+            tuple(self.command or ()),
+            tuple(self.env or ()),
+            MappingProxyType(dict(self.secrets or {})),
+        )
 
 
 class _File(_Wall):
