@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from orchestrator import house
 from orchestrator.domain.errors import Misconfigured
 
 PREFIX = "ORCHESTRATOR_"
+
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class Settings(BaseModel):
@@ -51,6 +54,8 @@ class Settings(BaseModel):
     step_timeout_s: float = Field(gt=0)
     shutdown_grace_s: float = Field(ge=0)
     documents_roots: str
+    egress_hosts: str
+    egress_plain_http: bool
     model_base_url: str
     model_name: str
     model_key_env: str
@@ -86,6 +91,22 @@ class Settings(BaseModel):
         if url and not url.startswith(("http://", "https://")):
             raise ValueError("it must be empty, or begin with https:// or http://")
         return url
+
+    @field_validator("egress_hosts")
+    @classmethod
+    def _names_of_hosts(cls, hosts: str) -> str:
+        for host in _listed(hosts):
+            if host != "*" and not _HOST.fullmatch(host.removeprefix("*.")):
+                raise ValueError(
+                    f"{host!r} is not a host: write example.org, *.example.org or *, "
+                    "in lower case, and a name in another script as xn--…"
+                )
+        return hosts
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of the web that may be asked."""
+        return _listed(self.egress_hosts)
 
     @property
     def data(self) -> Path:
@@ -134,3 +155,7 @@ def _from_environment(environment: Mapping[str, str]) -> Mapping[str, str]:
     }
     # other programs' variables may share the prefix (such as the model's key); only known settings are taken
     return {key: value for key, value in found.items() if key in known}
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -25,6 +25,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "chronos.crashed": "Schedules could not be looked after, and nobody foresaw why; they are again in a second.",
     "completion.settled": "What follows a finished step was decided.",
     "database.started": "The embedded Postgres is up.",
+    "egress.fetched": "A page of the web was fetched.",
+    "egress.refused": "A page of the web was not fetched, since a rule of the egress guard forbids it.",
     "heartbeat.lost": "A step was taken from this worker while it ran; what it comes to is thrown away.",
     "lock.contended": "A call was made although somebody else held its lock for as long as it could wait.",
     "locks.returned": "Redis answers again.",

@@ -34,7 +34,7 @@ from workers.gate.gate import Gate
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.step_consumer import StepConsumer
-from workers.toolhost import model, registry
+from workers.toolhost import egress, model, offer, registry, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 
@@ -78,6 +78,7 @@ class Hands:
         try:
             profiles_by_name = profiles.load(house.path("agents"))
             tools = tools or registry.load(house.path("configs/tool_registry.yaml"))
+            tools = offer.offered(tools, settings)
             decider = enforcer(settings)
         except (profiles.ProfileError, registry.RegistryError) as error:
             self.alive.close()
@@ -238,4 +239,7 @@ def _builtins(opened: Core) -> Builtins:
     return {
         "documents": lambda: documents_server.build(roots, settings.data / "indexes"),
         "model": lambda: model.build(endpoint),
+        "web": lambda: web.build(
+            egress.Guard(egress.Rules.of(settings.hosts, plain_http=settings.egress_plain_http))
+        ),
     }

@@ -80,6 +80,16 @@ class TestARegistry:
         assert [tool.name for tool in loaded.of("ears")] == ["listen"]
         assert loaded.of("nobody") == ()
 
+    def test_without_some_tools_remembers_why(self, tmp_path):
+        loaded = load(tmp_path, VALID).without({"listen": "It is too loud.", "nobody": "There is none."})
+
+        assert list(loaded.tools) == ["look"]
+        assert loaded.withheld == {"listen": "It is too loud."}
+        assert loaded.without({"look": "It is dark."}).withheld == {
+            "listen": "It is too loud.",
+            "look": "It is dark.",
+        }
+
     def test_cannot_be_changed_once_loaded(self, tmp_path):
         loaded = load(tmp_path, VALID)
 
@@ -154,7 +164,7 @@ class TestAMistake:
 
 
 class TestTheStockRegistry:
-    def test_offers_the_documents_and_the_model(self):
+    def test_offers_the_documents_the_model_and_the_web(self):
         loaded = registry.load(STOCK)
 
         offered = {
@@ -166,6 +176,7 @@ class TestTheStockRegistry:
             "documents_search": ("documents", "documents.read", "idempotent", 30),
             "documents_fetch": ("documents", "documents.read", "idempotent", 30),
             "model_complete": ("model", "model.invoke", "keyed", 120),
+            "fetch_url": ("web", "network.egress", "idempotent", 30),
         }
         assert all(tool.cost_uusd == 0 for tool in loaded.tools.values())
 

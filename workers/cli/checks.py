@@ -24,7 +24,7 @@ from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
-from workers.toolhost import model, registry
+from workers.toolhost import egress, model, offer, registry, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolFailure, ToolHost
 
@@ -231,11 +231,17 @@ def _tools(chosen: Settings) -> Iterator[Check]:
     builtins: dict[str, Callable[[], Any]] = {
         "documents": lambda: documents_server.build(chosen.roots, chosen.data / "indexes"),
         "model": lambda: model.build(endpoint),
+        "web": lambda: web.build(
+            egress.Guard(egress.Rules.of(chosen.hosts, plain_http=chosen.egress_plain_http))
+        ),
     }
+    tools = offer.offered(tools, chosen)
+    for name, reason in tools.withheld.items():
+        yield Check(f"tool {name}", OK, f"not offered: {reason}")
     host = ToolHost(tools, builtins)
     try:
         for name in tools.servers:
-            if name == "model" and not chosen.model_base_url:
+            if (name == "model" and not chosen.model_base_url) or not tools.of(name):
                 continue
             if tools.servers[name].secrets:
                 said = "not started: each tenant's calls start it with that tenant's secrets"

@@ -112,6 +112,8 @@ class Gate:
     ) -> ToolResult:
         """Return a tool's answer, made now or before. See the module for what it raises."""
         tool = self._registry.tools.get(name)
+        if tool is None and name in self._registry.withheld:
+            raise CallRefused("tool_withheld", f"{name} is not offered. {self._registry.withheld[name]}")
         if tool is None:
             raise CallRefused("unknown_tool", f"There is no tool {name} in the registry.")
         key = digest([name, arguments])

@@ -6,7 +6,7 @@ description) never decides which capability a call needs or whether it may be re
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agents.profiles import StrictLoader, complaints, known_capability
 
 Semantics: TypeAlias = Literal["idempotent", "keyed", "at_most_once"]
-Builtin: TypeAlias = Literal["documents", "model"]
+Builtin: TypeAlias = Literal["documents", "model", "web"]
 
 
 class RegistryError(ValueError):
@@ -58,14 +58,26 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Every tool and every server, by name, in the order of the file."""
+    """Every tool and every server, by name, in the order of the file.
+
+    `withheld` are tools of the file that are not offered on this machine, each with the reason as a sentence.
+    """
 
     tools: Mapping[str, ToolSpec]
     servers: Mapping[str, ServerSpec]
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, server: str) -> tuple[ToolSpec, ...]:
         """Return the tools that a server carries."""
         return tuple(tool for tool in self.tools.values() if tool.server == server)
+
+    def without(self, reasons: Mapping[str, str]) -> "Registry":
+        """Return the same without some of its tools, which are withheld for the reasons given."""
+        kept = {name: tool for name, tool in self.tools.items() if name not in reasons}
+        named = {name: reason for name, reason in reasons.items() if name in self.tools}
+        return replace(
+            self, tools=MappingProxyType(kept), withheld=MappingProxyType({**self.withheld, **named})
+        )
 
 
 def load(path: Path) -> Registry:

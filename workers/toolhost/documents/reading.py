@@ -49,6 +49,9 @@ _TYPES: Final = {
     ".org": "text/x-org",
     ".tex": "text/x-tex",
 }
+_CALLED: Final = {"application/xhtml+xml": "text/html", "application/xml": "text/xml"}
+"""Other names for what is read here."""
+
 _HEADED: Final = frozenset({"text/plain", "text/markdown", "text/x-rst", "text/html", "application/pdf"})
 _HASHED: Final = frozenset({"text/plain", "text/markdown", "text/html"})
 
@@ -139,9 +142,20 @@ def _megabytes(size: int) -> str:
     return f"{size / 1024 / 1024:.1f} MiB" if size >= 100 * 1024 else f"{size:,} bytes"
 
 
+def read_bytes(raw: bytes, *, locator: str, media_type: str) -> Reading:
+    """Return the text of what came from elsewhere under a media type, or why there is none; never raises."""
+    if not raw.strip():
+        return Unreadable(locator, "There is nothing in it.")
+    return _typed(raw, locator, _CALLED.get(media_type, media_type), suffix="")
+
+
 def _extract(raw: bytes, locator: str) -> Reading:
     suffix = PurePosixPath(locator).suffix.lower()
     media_type = _TYPES.get(suffix, "text/plain" if not suffix else f"text/x-{suffix[1:]}")
+    return _typed(raw, locator, media_type, suffix)
+
+
+def _typed(raw: bytes, locator: str, media_type: str, suffix: str) -> Reading:
     if raw.startswith(b"%PDF-") or media_type == "application/pdf":
         return _from_pdf(raw, locator)
     decoded = _decode(raw)
