@@ -56,6 +56,8 @@ class Settings(BaseModel):
     documents_roots: str
     egress_hosts: str
     egress_plain_http: bool
+    sandbox_python: str
+    sandbox_first_uid: int = Field(ge=1000, le=2**31)
     model_base_url: str
     model_name: str
     model_key_env: str

@@ -38,6 +38,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "notification.failed": "The webhook did not take a notification; it is tried again later.",
     "notification.abandoned": "A notification used up its attempts; `orchestrator approvals show` lists it.",
     "report.unwritten": "An outcome could not be recorded; the step's lease will end and it will be tried again.",
+    "sandbox.withheld": "Generated code is not run by this process; the reason says what it cannot be kept from.",
     "schedule.failed": "A tick could not be fired; its firing says why. The schedule goes on.",
     "schedule.fired": "A tick became a plan.",
     "schedule.passed": "Ticks made no plan: they came too late, or an earlier plan still lives.",

@@ -188,6 +188,11 @@ def postgres(folder: Path | None = None, *, port: int | None = None) -> Iterator
         yield server
 
 
+def bubblewrap() -> str:
+    """The program that builds the walls of the sandbox; installed first when root."""
+    return _program("bwrap", "bubblewrap")
+
+
 @contextlib.contextmanager
 def _postgres_here(folder: Path | None, port: int | None) -> Iterator[Postgres]:
     initdb = _program("initdb", "postgresql", *_versions())

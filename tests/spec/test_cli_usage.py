@@ -42,6 +42,8 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
         "report show", "report verify", "audit verify", "audit show", "config show", "config check",
+        "approvals list", "approvals approve", "approvals reject",
+        "report show", "report verify", "sandbox check", "audit verify", "audit show", "config show", "config check",
     ],
 )  # fmt: skip
 def test_every_verb_explains_itself_and_has_json(run, verb):

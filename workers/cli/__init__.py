@@ -30,6 +30,7 @@ from workers.cli import (
     policies,
     reports,
     research,
+    sandbox,
     schedules,
     serve,
     tenants,
@@ -87,6 +88,7 @@ app.command("up")(up.up)
 app.add_typer(serve.app, name="serve")
 app.add_typer(worker.app, name="worker")
 app.command("doctor")(doctor.doctor)
+app.add_typer(sandbox.app, name="sandbox")
 app.command("bench")(bench.bench)
 app.command("new-agent")(folders.new_agent)
 app.command("language-reference")(folders.language_reference)

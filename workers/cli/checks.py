@@ -24,7 +24,7 @@ from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
-from workers.toolhost import egress, model, offer, registry, web
+from workers.toolhost import egress, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolFailure, ToolHost
 
@@ -86,6 +86,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield _key(chosen)
     yield from files()
     yield from _tools(chosen)
+    yield sandboxed(sandbox.verdict(chosen))
     yield _full_text()
     yield _model(chosen)
     for sentence in config.strangers(os.environ, chosen):
@@ -264,6 +265,17 @@ def _server(host: ToolHost, tools: registry.Registry, name: str) -> Check:
         todo = "Correct the names in configs/tool_registry.yaml, or the server."
         return Check(what, FAIL, f"it does not offer {', '.join(missing)}", todo)
     return Check(what, OK, f"offers {view.many(len(wanted), 'registered tool')}")
+
+
+def sandboxed(verdict: sandbox.Verdict) -> Check:
+    """Say whether generated code could be run here; nothing else needs it."""
+    if verdict.enforced:
+        return Check(
+            "sandbox", OK, f"enforced; it withstood {view.many(len(verdict.tried), 'attack')} on itself"
+        )
+    return Check(
+        "sandbox", OK, f"{offer.CODE} is withheld: {view.one_line(verdict.reason, 300)}", verdict.todo
+    )
 
 
 def _full_text() -> Check:
