@@ -219,6 +219,21 @@ class TestAScript:
         ran = box.run("import sys; sys.stdout.buffer.write(b'\\xff\\x00ok')")
         assert ran.stdout == "\ufffd\x00ok"
 
+    def test_may_have_many_files(self, box):
+        script = (
+            "for n in range(5000): open(f'/tmp/{n}', 'w').close()\nimport os; print(len(os.listdir('/tmp')))"
+        )
+        assert box.run(script, limits=Limits(scratch_bytes=10_000_001)).stdout == "5000\n"
+
+    def test_may_not_have_any_number_of_them(self, box):
+        script = BY_NAME["makes empty files without end"].script
+        assert box.run(script, limits=Limits(scratch_bytes=10_000_001, files=100)).ended == "flooded"
+
+    def test_is_not_blamed_for_the_files_of_the_machine(self, box):
+        # the launcher looks while the walls are still being built
+        ran = [box.run("print(1)", limits=Limits(files=50)) for _ in range(10)]
+        assert {(one.ended, one.stdout) for one in ran} == {("finished", "1\n")}
+
     def test_that_floods_is_cut_at_the_limit(self, box):
         ran = box.run("while True: print('x' * 1000)", limits=Limits(output_bytes=5000))
         assert (ran.ended, len(ran.stdout)) == ("flooded", 5000)

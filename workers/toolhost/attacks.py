@@ -213,6 +213,17 @@ ATTACKS: Final = (
         return '48 MiB'
         """,
     ),
+    Attack(
+        "makes empty files without end",
+        """
+        number = 0
+        while True:
+            os.close(os.open(f'/tmp/{number}', os.O_CREAT | os.O_WRONLY))
+            number += 1
+        """,
+        "flooded",
+        essential=True,
+    ),
     Attack("opens a thousand files", "return [open('/dev/null') for _ in range(1000)]"),
     Attack(
         "raises its own limits",

@@ -42,6 +42,7 @@ SPARE_UIDS: Final = 16
 _INPUTS_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _LOCKS: Final = Path("/run/orchestrator-sandbox")
 _NOBODY: Final = "65534"
+_LOOK_EVERY_S: Final = 0.1
 _TURN_S: Final = 60.0
 _DEAD_WITHIN_S: Final = 10.0
 _SIGNALLED: Final = 128
@@ -54,7 +55,10 @@ class SandboxUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a script may use. Memory is the address space of its one process; output counts per stream."""
+    """What a script may use. Memory is the address space of its one process; output counts per stream.
+
+    `files` in the scratch folder are counted ten times a second: until then there may be some thousands more.
+    """
 
     wall_s: float = 30.0
     cpu_s: int = 20
@@ -64,6 +68,7 @@ class Limits:
     output_bytes: int = 64 * 1024
     threads: int = 32
     open_files: int = 64
+    files: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,10 +380,11 @@ def _ended(command: Sequence[str], uid: int | None, passed: Sequence[int], limit
     finally:
         os.close(writer)
     with process, os.fdopen(reader, "rb", buffering=0) as told:
+        within = _Within(told)
         try:
-            ended, printed = _watched(process, limits)
+            ended, printed = _watched(process, within, limits)
         finally:
-            _kill(process, told)
+            _kill(process, within)
         code = process.returncode
     if ended == "finished" and code:
         ended = "out_of_cpu" if code in _OUT_OF_CPU else "failed"
@@ -389,7 +395,39 @@ def _ended(command: Sequence[str], uid: int | None, passed: Sequence[int], limit
 _OUT_OF_CPU: Final = frozenset({_SIGNALLED + signal.SIGXCPU, _SIGNALLED + signal.SIGKILL})
 
 
-def _watched(process: subprocess.Popen[bytes], limits: Limits) -> tuple[How, tuple[bytearray, bytearray]]:
+class _Within:
+    """What is known from outside of the first process within; bubblewrap tells its number once it is there."""
+
+    def __init__(self, told: IO[bytes]) -> None:
+        os.set_blocking(told.fileno(), False)
+        self._told = told
+        self._first: int | None = None
+
+    @property
+    def first(self) -> int | None:
+        """Its number, seen from here."""
+        if self._first is None:
+            with contextlib.suppress(ValueError):
+                number = json.loads(self._told.read(4096) or b"{}").get("child-pid")
+                self._first = number if isinstance(number, int) and number > 1 else None
+        return self._first
+
+    def files(self, scratch_bytes: int) -> int:
+        """How many files lie in the scratch folder of that size; 0 while there is none."""
+        if self.first is None:
+            return 0
+        try:
+            found = os.statvfs(f"/proc/{self.first}/root/tmp")
+        except OSError:
+            return 0  # not built yet, or gone
+        # until the walls stand, this is the machine's own folder; ours is known by its size, in whole pages
+        pages = -(-scratch_bytes // found.f_frsize)
+        return found.f_files - found.f_ffree if found.f_blocks == pages else 0
+
+
+def _watched(
+    process: subprocess.Popen[bytes], within: _Within, limits: Limits
+) -> tuple[How, tuple[bytearray, bytearray]]:
     deadline = time.monotonic() + limits.wall_s
     printed = (bytearray(), bytearray())
     with selectors.DefaultSelector() as selector:
@@ -399,13 +437,16 @@ def _watched(process: subprocess.Popen[bytes], limits: Limits) -> tuple[How, tup
             left = deadline - time.monotonic()
             if left <= 0:
                 return "out_of_time", printed
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(min(left, _LOOK_EVERY_S)):
                 more = os.read(key.fd, 65536)
                 key.data.extend(more)
                 if not more:
                     selector.unregister(key.fileobj)
                 if len(key.data) > limits.output_bytes:
                     return "flooded", printed
+            # an empty file takes kernel memory, and none of the scratch folder's bytes
+            if within.files(limits.scratch_bytes) > limits.files:
+                return "flooded", printed
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -413,7 +454,7 @@ def _watched(process: subprocess.Popen[bytes], limits: Limits) -> tuple[How, tup
     return "finished", printed
 
 
-def _kill(process: subprocess.Popen[bytes], told: IO[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes], within: _Within) -> None:
     """End whatever still runs, and return when all of it is gone.
 
     The first process within is killed, whose number bubblewrap told: the kernel kills everything else within before
@@ -421,7 +462,7 @@ def _kill(process: subprocess.Popen[bytes], told: IO[bytes]) -> None:
     """
     if process.poll() is not None:
         return  # only one process can have been within, and its end ended bubblewrap
-    first = _first_within(told)
+    first = within.first
     if first is None:
         process.kill()  # it is still building; what it began dies with it
     else:
@@ -434,15 +475,6 @@ def _kill(process: subprocess.Popen[bytes], told: IO[bytes]) -> None:
         raise SandboxUnavailable(
             f"What ran in the sandbox did not die within {_DEAD_WITHIN_S:g} s. Look at the process {first}."
         ) from None
-
-
-def _first_within(told: IO[bytes]) -> int | None:
-    os.set_blocking(told.fileno(), False)
-    try:
-        number = json.loads(told.read(4096) or b"{}").get("child-pid")
-    except ValueError:
-        return None
-    return number if isinstance(number, int) and number > 1 else None
 
 
 def _streams(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
