@@ -22,6 +22,7 @@ from orchestrator.domain.plan import (
     canonical,
 )
 from orchestrator.domain.schedule import Firing, Schedule
+from orchestrator.domain.secret import SecretVersion
 
 
 def plan(found: Plan) -> dict[str, Any]:
@@ -216,6 +217,17 @@ def report(found: Mapping[str, Any] | None) -> Any:
 
 def _time(at: datetime | None) -> str | None:
     return at.isoformat() if at else None
+
+
+def secret(found: SecretVersion) -> dict[str, Any]:
+    """A version of a secret; its value is nowhere near."""
+    return {
+        "name": found.name,
+        "version": found.version,
+        "state": found.state.value,
+        "created_at": found.created_at.isoformat(),
+        "created_by": found.created_by,
+    }
 
 
 def schedule(found: Schedule) -> dict[str, Any]:

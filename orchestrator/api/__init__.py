@@ -19,7 +19,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from orchestrator.api import approvals, dead_letters, events, health, plans, problems, research, schedules
+from orchestrator.api import (
+    approvals,
+    dead_letters,
+    events,
+    health,
+    plans,
+    problems,
+    research,
+    schedules,
+    secrets,
+)
 from orchestrator.api.door import Door, Guard, is_loopback
 from orchestrator.api.office import Core, Office, Seats, known_parameters
 from orchestrator.domain.errors import OrchestratorError
@@ -29,7 +39,7 @@ __all__ = ["build", "is_loopback"]
 STREAMS: Final = 64
 """Streams that one process carries at once; each looks into the database four times a second."""
 
-_MODULES: Final = (plans, events, research, dead_letters, approvals, health)
+_MODULES: Final = (plans, events, research, dead_letters, approvals, secrets, health)
 
 
 def build(core: Core, *, streams: int = STREAMS, stopping: threading.Event | None = None) -> FastAPI:

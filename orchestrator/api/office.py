@@ -17,7 +17,7 @@ from orchestrator.api.problems import Refused
 from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.plan import Plan
-from orchestrator.ports import Tx
+from orchestrator.ports import SecretStore, Tx
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
@@ -58,6 +58,11 @@ class Core(Protocol):
     @property
     def conductor(self) -> Conductor:
         """What decides."""
+        ...
+
+    @property
+    def secrets(self) -> SecretStore:
+        """Where secrets are kept."""
         ...
 
 

@@ -25,6 +25,7 @@ from orchestrator.domain.outcome import Completed, Faulted, Held
 from orchestrator.domain.plan import Chain, Evidence, Fact, Stage, request
 from orchestrator.store import Alive, PgStore
 from orchestrator.vault.chain import Sealer
+from orchestrator.vault.secrets import MasterKeys, SealedSecrets
 
 pytestmark = pytest.mark.postgres
 
@@ -83,7 +84,9 @@ class Site:
             store=self.store,
             sealer=self.sealer,
             conductor=self.conductor,
+            secrets=SealedSecrets(self.store, MasterKeys(lambda: [b"m" * 32])),
         )
+        self.secrets = core.secrets
         self.app = api.build(core, stopping=self.stopping, **options)
         self._portal = portal
         self._alive = Alive(dsn)
@@ -115,6 +118,9 @@ class Site:
 
     def post(self, path, **rest):
         return self.ask("POST", path, **rest)
+
+    def put(self, path, **rest):
+        return self.ask("PUT", path, **rest)
 
     def made(self, goal=GOAL, **rest):
         """Submit a plan past the API, in the name of somebody else."""

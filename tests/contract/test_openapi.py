@@ -61,6 +61,8 @@ def furnish(site):
     site.post("/schedules", json={"name": "weekly", "cron": "0 6 * * 1", "request": {"goal": GOAL}})
     KNOWN["plan_id"] = [done, *dead[2:]]
     KNOWN["schedule"] = ["weekly"]
+    site.put("/secrets/known", json={"value": "a value that is known"})
+    KNOWN["name"] = ["known"]
 
 
 @contextmanager

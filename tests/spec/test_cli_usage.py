@@ -44,6 +44,10 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "report show", "report verify", "audit verify", "audit show", "config show", "config check",
         "approvals list", "approvals approve", "approvals reject",
         "report show", "report verify", "sandbox check", "audit verify", "audit show", "config show", "config check",
+        "approvals list", "approvals approve", "approvals reject",
+        "report show", "report verify", "audit verify", "audit show",
+        "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",
+        "secrets rekey", "config show", "config check",
     ],
 )  # fmt: skip
 def test_every_verb_explains_itself_and_has_json(run, verb):

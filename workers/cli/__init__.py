@@ -32,6 +32,7 @@ from workers.cli import (
     research,
     sandbox,
     schedules,
+    secrets,
     serve,
     tenants,
     up,
@@ -81,6 +82,7 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policies.app, name="policy")
 app.add_typer(config.app, name="config")
@@ -160,7 +162,12 @@ def _refuse_usage(error: typer.TyperException, *, as_json: bool) -> int:
 
 
 def _hinted(error: OrchestratorError) -> str:
-    lists = {"plan": "plans list", "dead letter": "dead list --all", "approval": "approvals list --all"}
+    lists = {
+        "plan": "plans list",
+        "dead letter": "dead list --all",
+        "approval": "approvals list --all",
+        "secret": "secrets list",
+    }
     if isinstance(error, NotFound) and error.what in lists:
         return f"{error} `{NAME} {lists[error.what]}` lists those there are."
     return str(error)
