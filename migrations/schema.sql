@@ -54,6 +54,7 @@ CREATE TABLE audit (
     CONSTRAINT audit_pkey PRIMARY KEY (chain, number),
     CONSTRAINT audit_number_check CHECK ((number > 0))
 );
+CREATE TRIGGER only_grows BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION only_grows(); -- always
 ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
 ALTER TABLE audit FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON audit TO orchestrator_fleet
@@ -96,6 +97,24 @@ CREATE POLICY of_fleet ON call TO orchestrator_fleet
 CREATE POLICY of_tenant ON call TO orchestrator_tenant
     USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = call.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
 GRANT INSERT, SELECT, UPDATE ON call TO orchestrator_tenant;
+
+CREATE TABLE checkpoint (
+    number integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    key_id text NOT NULL,
+    line bytea NOT NULL,
+    CONSTRAINT checkpoint_pkey PRIMARY KEY (number)
+);
+CREATE TRIGGER only_grows BEFORE DELETE OR UPDATE OR TRUNCATE ON public.checkpoint FOR EACH STATEMENT EXECUTE FUNCTION only_grows(); -- always
+
+CREATE TABLE checkpointed (
+    chain uuid NOT NULL,
+    number integer NOT NULL,
+    count integer NOT NULL,
+    head bytea NOT NULL,
+    fold bytea NOT NULL,
+    CONSTRAINT checkpointed_pkey PRIMARY KEY (chain)
+);
 
 CREATE TABLE data_key (
     tenant text NOT NULL,
@@ -226,6 +245,15 @@ CREATE POLICY of_tenant ON firing TO orchestrator_tenant
     USING ((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))
     WITH CHECK (((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))) AND ((plan_id IS NULL) OR (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = firing.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))));
 GRANT INSERT, SELECT, UPDATE ON firing TO orchestrator_tenant;
+
+CREATE TABLE ledger (
+    chain uuid NOT NULL,
+    tenant text NOT NULL,
+    count integer NOT NULL DEFAULT 0,
+    head bytea NOT NULL DEFAULT '\x'::bytea,
+    CONSTRAINT ledger_pkey PRIMARY KEY (chain),
+    CONSTRAINT ledger_tenant_key UNIQUE (tenant)
+);
 
 CREATE TABLE notification (
     notification_id uuid NOT NULL,

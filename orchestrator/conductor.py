@@ -193,7 +193,7 @@ class Conductor:
             {
                 "by": asked.requester,
                 "depth": asked.depth,
-                "goal_sha256": digest(asked.goal),
+                "goal_hmac": self._sealer.blind(asked.goal),
                 "tenant": asked.tenant,
                 "budget": asked.budget.as_json(),
                 **came,
@@ -294,7 +294,7 @@ class Conductor:
             {
                 "by": asked.requester,
                 "depth": asked.depth,
-                "goal_sha256": digest(asked.goal),
+                "goal_hmac": self._sealer.blind(asked.goal),
                 "tenant": asked.tenant,
                 "budget": asked.budget.as_json(),
                 **came,
@@ -583,6 +583,7 @@ class Conductor:
             )
             named: dict[str, Json] = {
                 "step": ref.number,
+                "agent": claimed.step.agent,
                 "tool": ask.tool,
                 "call": ask.key,
                 "occurrence": ask.occurrence,

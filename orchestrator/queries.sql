@@ -376,6 +376,130 @@ SELECT chain::text, number, kind, body, prev, mac, key_id
  WHERE chain = %(chain)s
  ORDER BY number;
 
+-- name: one_snapshot
+-- Let everything that this transaction reads be of one moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+
+-- name: checkpoint_turn
+-- Take the turn to make a checkpoint until this transaction ends, unless somebody has it.
+SELECT pg_try_advisory_xact_lock(%(lock)s) AS taken;
+
+-- name: newest_checkpoint
+-- The newest checkpoint, and when it was made.
+SELECT at, line
+  FROM checkpoint
+ ORDER BY number DESC
+ LIMIT 1;
+
+-- name: checkpoint_lines
+-- Checkpoints behind a number, in order.
+SELECT line
+  FROM checkpoint
+ WHERE number > %(after)s
+ ORDER BY number
+ LIMIT %(limit)s;
+
+-- name: grown
+-- Chains that differ from their last leaf: as they are, the leaf, and the seal of the record that it is about.
+WITH changed AS (
+SELECT COALESCE(h.chain, c.chain) AS chain, COALESCE(h.count, 0) AS count, COALESCE(h.head, '') AS head,
+       c.count AS leaf_count, c.head AS leaf_head, c.fold AS leaf_fold
+  FROM (SELECT plan_id AS chain, audit_count AS count, audit_head AS head FROM plan
+         UNION ALL
+        SELECT chain, count, head FROM ledger) AS h
+  FULL JOIN checkpointed AS c ON c.chain = h.chain
+ WHERE h.count IS DISTINCT FROM COALESCE(c.count, 0)
+    OR (c.chain IS NOT NULL AND h.head IS DISTINCT FROM c.head)
+ ORDER BY 1
+ LIMIT %(limit)s)
+SELECT n.chain::text, n.count, n.head, n.leaf_count, n.leaf_head, n.leaf_fold, a.mac AS seal_there
+  FROM changed AS n
+  LEFT JOIN audit AS a ON a.chain = n.chain AND a.number = n.leaf_count
+ ORDER BY n.chain;
+
+-- name: records_between
+-- The records of each chain behind a number.
+SELECT a.chain::text, a.number, a.kind, a.body, a.prev, a.mac, a.key_id
+  FROM unnest(%(chains)s::uuid[], %(behind)s::integer[]) AS c (chain, behind)
+  JOIN audit AS a ON a.chain = c.chain AND a.number > c.behind
+ ORDER BY a.chain, a.number;
+
+-- name: add_checkpoint
+-- Keep a checkpoint, and remember its leaves as the last of their chains.
+WITH kept AS (
+INSERT INTO checkpoint (number, at, key_id, line)
+VALUES (%(number)s, %(at)s, %(key_id)s, %(line)s))
+INSERT INTO checkpointed (chain, number, count, head, fold)
+SELECT l.chain, %(number)s, l.count, l.head, l.fold
+  FROM unnest(%(chains)s::uuid[], %(counts)s::integer[], %(heads)s::bytea[], %(folds)s::bytea[])
+       AS l (chain, count, head, fold)
+    ON CONFLICT (chain) DO UPDATE
+   SET number = EXCLUDED.number,
+       count  = EXCLUDED.count,
+       head   = EXCLUDED.head,
+       fold   = EXCLUDED.fold;
+
+-- name: heads
+-- Chains above an id, as plans and ledgers remember them.
+SELECT chain::text, count, head
+  FROM (SELECT plan_id AS chain, audit_count AS count, audit_head AS head
+          FROM plan
+         WHERE %(after)s::uuid IS NULL OR plan_id > %(after)s
+         UNION ALL
+        SELECT chain, count, head
+          FROM ledger
+         WHERE %(after)s::uuid IS NULL OR chain > %(after)s) AS h
+ ORDER BY h.chain
+ LIMIT %(limit)s;
+
+-- name: head
+-- One chain, as its plan or ledger remembers it.
+SELECT plan_id::text AS chain, audit_count AS count, audit_head AS head
+  FROM plan
+ WHERE plan_id = %(chain)s
+ UNION ALL
+SELECT chain::text, count, head
+  FROM ledger
+ WHERE chain = %(chain)s;
+
+-- name: strays
+-- Chains of records that no plan and no ledger remembers.
+SELECT DISTINCT a.chain::text AS chain
+  FROM audit AS a
+ WHERE NOT EXISTS (SELECT FROM plan WHERE plan_id = a.chain)
+   AND NOT EXISTS (SELECT FROM ledger AS l WHERE l.chain = a.chain);
+
+-- name: begin_ledger
+-- Let a tenant have a chain of its own, unless it has one.
+INSERT INTO ledger (chain, tenant)
+VALUES (%(chain)s, %(tenant)s)
+    ON CONFLICT DO NOTHING;
+
+-- name: lock_ledger
+-- A tenant's chain, held until the transaction ends.
+SELECT chain::text, count, head
+  FROM ledger
+ WHERE tenant = %(tenant)s
+   FOR UPDATE;
+
+-- name: grow_ledger
+-- Remember the record that was appended to a tenant's chain.
+UPDATE ledger
+   SET count = count + 1,
+       head  = %(head)s
+ WHERE chain = %(chain)s
+   AND count = %(number)s - 1
+RETURNING count;
+
+-- name: audit_page
+-- Records of a chain above a number.
+SELECT chain::text, number, kind, body, prev, mac, key_id
+  FROM audit
+ WHERE chain = %(chain)s
+   AND number > %(after)s
+ ORDER BY number
+ LIMIT %(limit)s;
+
 -- name: take_outbox
 -- Remove the oldest messages; those for steps only while they are few and no tenant is limited. Another relay takes others.
   WITH crowd AS MATERIALIZED (

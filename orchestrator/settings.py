@@ -36,6 +36,9 @@ class Settings(BaseModel):
     vault_prefix: str
     vault_token_file: str
     vault_timeout_s: float = Field(gt=0, le=60)
+    checkpoint_key_file: str
+    checkpoint_file: str
+    checkpoint_every_s: float = Field(ge=0, le=86_400)
     broker_url: str
     redis_url: str
     lease_s: float = Field(gt=0, le=3600)

@@ -59,6 +59,9 @@ from orchestrator.domain.secret import SealedVersion, SecretState, SecretVersion
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion
 from orchestrator.queries import queries
+from orchestrator.vault.checkpoint import Checkpoint, Leaf
+from orchestrator.vault.ledger import ledger_of
+from orchestrator.vault.notary import Grown, Head
 
 ALIVE_CLASS = 0x6F726368
 """The first key of the advisory locks by which workers prove to be alive."""
@@ -82,6 +85,9 @@ PATIENCE_S = 0.1
 _HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 _ANY = 1_000_000
+
+_CHECKPOINT_LOCK = 0x6F7263686365
+"""The advisory lock of the one process that makes a checkpoint."""
 
 _TURN_LOCK = 0x6F7263686F757462
 """The advisory lock of the one relay that divides a crowded outbox."""
@@ -203,6 +209,13 @@ class PgStore:
                 self._pool.putconn(connection)
                 if connection.closed:
                     self._pool.check()  # one lost connection is seldom alone
+
+    @contextmanager
+    def snapshot(self) -> Iterator[PgTx]:
+        """Begin a transaction that sees one state of everything and writes nothing. Raises as `transaction` does."""
+        with self.transaction() as tx:
+            tx.look_at_one_moment()
+            yield tx
 
     def workers(self) -> int:
         """How many workers prove to be alive."""
@@ -388,18 +401,21 @@ class PgTx:
             ),
         )
         if audits:
-            self._run(
-                "seal",
-                chains=[record.chain for record in audits],
-                numbers=[record.number for record in audits],
-                kinds=[record.kind for record in audits],
-                bodies=[record.body for record in audits],
-                prevs=[record.prev for record in audits],
-                macs=[record.mac for record in audits],
-                key_ids=[record.key_id for record in audits],
-            )
+            self._seal(audits)
         for desk in touched:
             desk.clear()
+
+    def _seal(self, audits: Sequence[AuditRecord]) -> None:
+        self._run(
+            "seal",
+            chains=[record.chain for record in audits],
+            numbers=[record.number for record in audits],
+            kinds=[record.kind for record in audits],
+            bodies=[record.body for record in audits],
+            prevs=[record.prev for record in audits],
+            macs=[record.mac for record in audits],
+            key_ids=[record.key_id for record in audits],
+        )
 
     def _many(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if len(rows) == 1:
@@ -688,6 +704,67 @@ class PgTx:
     def audit(self, chain: str) -> Sequence[AuditRecord]:
         self.flush()
         return [AuditRecord(**row) for row in self._run("audit", chain=chain)]
+
+    # the vault's part: chains of tenants, and checkpoints
+
+    def look_at_one_moment(self) -> None:
+        """Let everything that this transaction reads from now on be of one moment; the first thing that it does."""
+        self._run("one_snapshot")
+
+    def take_turn(self) -> bool:
+        return bool(_one(self._run("checkpoint_turn", lock=_CHECKPOINT_LOCK))["taken"])
+
+    def newest_checkpoint(self) -> tuple[datetime, bytes] | None:
+        row = self._run("newest_checkpoint").fetchone()
+        return (row["at"], bytes(row["line"])) if row else None
+
+    def checkpoint_lines(self, after: int, limit: int) -> Sequence[bytes]:
+        return [bytes(row["line"]) for row in self._run("checkpoint_lines", after=after, limit=limit)]
+
+    def grown(self, limit: int) -> Sequence[Grown]:
+        return [_grown(row) for row in self._run("grown", limit=limit)]
+
+    def records_between(self, chains: Sequence[str], behind: Sequence[int]) -> Sequence[AuditRecord]:
+        rows = self._run("records_between", chains=list(chains), behind=list(behind))
+        return [AuditRecord(**row) for row in rows]
+
+    def add_checkpoint(self, made: Checkpoint) -> None:
+        self._run(
+            "add_checkpoint",
+            number=made.number,
+            at=datetime.fromisoformat(made.at),
+            key_id=made.key_id,
+            line=made.line(),
+            chains=[leaf.chain for leaf in made.leaves],
+            counts=[leaf.count for leaf in made.leaves],
+            heads=[leaf.head for leaf in made.leaves],
+            folds=[leaf.fold for leaf in made.leaves],
+        )
+
+    def heads(self, after: str | None, limit: int) -> Sequence[Head]:
+        return [Head(**row) for row in self._run("heads", after=after, limit=limit)]
+
+    def head(self, chain: str) -> Head | None:
+        row = self._run("head", chain=chain).fetchone()
+        return Head(**row) if row else None
+
+    def strays(self) -> Sequence[str]:
+        return [str(row["chain"]) for row in self._run("strays")]
+
+    def lock_ledger(self, tenant: str) -> Head:
+        """Return a tenant's own chain, begun if need be; nobody else appends to it until this transaction ends."""
+        self._run("begin_ledger", chain=ledger_of(tenant), tenant=tenant)
+        return Head(**_one(self._run("lock_ledger", tenant=tenant)))
+
+    def append_to_ledger(self, record: AuditRecord) -> None:
+        """Append a record to a tenant's own chain, which this transaction has locked."""
+        self._seal([record])
+        _one(self._run("grow_ledger", chain=record.chain, number=record.number, head=record.mac))
+
+    def audit_page(self, chain: str, after: int, limit: int) -> Sequence[AuditRecord]:
+        """Return the first records of a chain above a number."""
+        self.flush()
+        return [AuditRecord(**row) for row in self._run("audit_page", chain=chain, after=after, limit=limit)]
 
     def send(self, messages: Iterable[Message]) -> None:
         self._messages.extend(messages)
@@ -1320,6 +1397,13 @@ def _fact(row: Mapping[str, Any]) -> Fact:
         question=row["question"],
         score=row["score"],
     )
+
+
+def _grown(row: Mapping[str, Any]) -> Grown:
+    leaf = None
+    if row["leaf_count"] is not None:
+        leaf = Leaf(row["chain"], row["leaf_count"], bytes(row["leaf_head"]), bytes(row["leaf_fold"]))
+    return Grown(row["chain"], row["count"], row["head"], leaf, row["seal_there"])
 
 
 def _call(row: Mapping[str, Any]) -> Call:

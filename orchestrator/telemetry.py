@@ -22,6 +22,11 @@ import structlog
 
 EVENTS: Final[Mapping[str, str]] = {
     "bus.unavailable": "The broker did not take messages; they stay in the outbox.",
+    "checkpoint.contradicted": "A chain is not as it was signed for; it was left out of the checkpoint. `orchestrator audit verify` says how.",
+    "checkpoint.crashed": "A checkpoint could not be made, and nobody foresaw why; it is tried again.",
+    "checkpoint.made": "The ends of the chains that grew were signed.",
+    "checkpoint.refused": "No checkpoint was made: the file outside and the database tell different stories, or the key is another one.",
+    "checkpoint.unwritten": "Postgres or the file of checkpoints did not answer; it is tried again.",
     "chronos.crashed": "Schedules could not be looked after, and nobody foresaw why; they are again in a second.",
     "completion.settled": "What follows a finished step was decided.",
     "database.started": "The embedded Postgres is up.",

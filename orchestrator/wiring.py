@@ -5,6 +5,7 @@ Nobody below knows that there is an environment.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
@@ -15,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from orchestrator import chains, database
@@ -28,9 +29,13 @@ from orchestrator.ports import Locks, SecretStore
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.telemetry import conceal, log
+from orchestrator.vault import signing
 from orchestrator.vault.chain import Sealer
 from orchestrator.vault.kv2 import KvSecrets
+from orchestrator.vault.notary import Notary
+from orchestrator.vault.outside import Outside
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets
+from orchestrator.vault.signing import Ring, Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +192,86 @@ def audit_key(settings: Settings) -> bytes:
     path = Path(settings.audit_key_file or settings.data / "keys" / "audit.key").expanduser()
     if not path.exists():
         _make_key(path)
+    return _key_in(path, "audit key")
+
+
+def _key_in(path: Path, what: str) -> bytes:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise Misconfigured(f"The audit key in {path} cannot be read; restore it from a backup.") from error
+        raise Misconfigured(f"The {what} in {path} cannot be read; restore it from a backup.") from error
     if len(key) != 32:
-        raise Misconfigured(f"The audit key in {path} is damaged; restore it from a backup.")
+        raise Misconfigured(f"The {what} in {path} is damaged; restore it from a backup.")
     return key
+
+
+def signer(settings: Settings) -> tuple[Signer, Ring]:
+    """Return what signs checkpoints, and the public keys of all that ever did; made on first use.
+
+    Every process that makes checkpoints for one database must be given the same file.
+    """
+    path = _signing_key(settings)
+    public = public_keys(settings)
+    if not path.exists():
+        _make_key(path)
+    found = Signer(_key_in(path, "checkpoint key"))
+    try:
+        if not public.exists():
+            _append(public, signing.line(found.public, by=None, since=_today()))
+        ring = signing.read(public.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"The public keys in {public} cannot be read: {error.strerror}.") from error
+    if found.key_id not in ring.keys:
+        raise Misconfigured(
+            f"The checkpoint key in {path} is not among the public keys in {public}; restore both from one backup."
+        )
+    return found, ring
+
+
+def rotate_signer(settings: Settings) -> Signer:
+    """Let a new key sign from now on, endorsed by the one before; what older keys signed goes on verifying."""
+    old, _ = signer(settings)
+    path = _signing_key(settings)
+    fresh = path.with_suffix(".next")
+    fresh.unlink(missing_ok=True)
+    _make_key(fresh)
+    new = Signer(_key_in(fresh, "checkpoint key"))
+    # the public key first: a crash in between leaves a key that nobody uses, and nothing that cannot be verified
+    _append(public_keys(settings), signing.line(new.public, by=old, since=_today()))
+    fresh.replace(path)
+    return new
+
+
+def notary(settings: Settings, store: PgStore) -> Notary:
+    """Return what makes checkpoints of the audit."""
+    return Notary(store, *signer(settings), outside(settings))
+
+
+def outside(settings: Settings) -> Outside:
+    """Return the file of checkpoints outside the database."""
+    return Outside(Path(settings.checkpoint_file or settings.data / "checkpoints.jsonl").expanduser())
+
+
+def public_keys(settings: Settings) -> Path:
+    """Return where the public keys are."""
+    return _signing_key(settings).with_suffix(".public")
+
+
+def _signing_key(settings: Settings) -> Path:
+    return Path(settings.checkpoint_key_file or settings.data / "keys" / "checkpoint.key").expanduser()
+
+
+def _today() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.stat().st_size == 0 or '"endorsed_by":""' not in line:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _make_key(path: Path) -> None:

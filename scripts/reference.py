@@ -69,11 +69,11 @@ RECORDS: Final[Mapping[str, str]] = {
     "plan.ended": "How the plan ended.",
     "plan.forked": "Who forked which plan from which step, and the steps taken over with the digest of what they came to.",
     "plan.replayed": "Who took the plan up again.",
-    "plan.submitted": "Who asked, the goal's digest, and the budget.",
+    "plan.submitted": "Who asked, the goal's keyed digest (`audit blind` makes it of a text), and the budget.",
     "report.written": "The digest of the report.",
     "step.dead": "A step was given up on.",
     "step.refused": "Policy said no for good.",
-    "tool.intent": "A call is about to be made: the decision that allowed it, the arguments' digest, the claim.",
+    "tool.intent": "A call is about to be made: the agent, the decision that allowed it, the arguments' digest, the claim.",
     "tool.outcome": "How a call ended, and the digests of its result and its evidence.",
     "tool.unknown": "The worker was lost during a call; nobody knows whether it took effect.",
 }

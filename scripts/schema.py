@@ -106,6 +106,15 @@ SELECT concat('GRANT ', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_t
  ORDER BY r.rolname
 """
 
+TRIGGERS = """
+SELECT concat(pg_get_triggerdef(t.oid), ';',
+              CASE t.tgenabled WHEN 'A' THEN ' -- always' WHEN 'D' THEN ' -- disabled' END)
+  FROM pg_trigger AS t
+ WHERE t.tgrelid = %s
+   AND NOT t.tgisinternal
+ ORDER BY t.tgname
+"""
+
 
 def describe(connection: psycopg.Connection) -> str:
     """Return the schema of the connected database as text."""
@@ -114,10 +123,12 @@ def describe(connection: psycopg.Connection) -> str:
         inside = [*_lines(connection, COLUMNS, oid), *_lines(connection, CONSTRAINTS, oid)]
         body = ",\n".join(f"    {line}" for line in inside)
         table = f"CREATE TABLE {name} (\n{body}\n){f' WITH ({options})' if options else ''};\n"
-        beside = [
-            line for query in (INDEXES, SECURITY, POLICIES, GRANTS) for line in _lines(connection, query, oid)
+        below = [
+            line
+            for query in (INDEXES, TRIGGERS, SECURITY, POLICIES, GRANTS)
+            for line in _lines(connection, query, oid)
         ]
-        parts.append(table + "".join(f"{line}\n" for line in beside))
+        parts.append(table + "".join(f"{line}\n" for line in below))
     return "\n".join(parts)
 
 

@@ -22,7 +22,7 @@ from orchestrator.telemetry import log
 from orchestrator.wiring import Core
 from workers import celery_app, signals
 from workers.step_consumer import StepConsumer
-from workers.wiring import Hands, completions_loop, dead_letters_loop
+from workers.wiring import Hands, completions_loop, dead_letters_loop, notarise
 
 
 def steps(
@@ -108,8 +108,11 @@ def _sweep(opened: Core, stopping: threading.Event, notifier: Notifier | None) -
         daemon=True,
     )
     telling.start()
+    notary = threading.Thread(target=notarise, args=(opened, stopping), name="notary", daemon=True)
+    notary.start()
     Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks).forever(stopping)
     telling.join(5.0)
+    notary.join(5.0)
 
 
 ROLES: Mapping[str, Callable[[Core, threading.Event], None]] = {

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mcp.server.mcpserver import MCPServer
 
@@ -24,7 +24,7 @@ from orchestrator.relay import Relay, Sweeper
 from orchestrator.settings import Settings
 from orchestrator.store import Alive
 from orchestrator.telemetry import log
-from orchestrator.wiring import Core
+from orchestrator.wiring import Core, notary
 from workers import celery_app
 from workers.broker_loop import BrokerLoop
 from workers.completion_consumer import CompletionConsumer
@@ -44,6 +44,9 @@ ANSWER_TOKENS = 4_000
 _EVERYTHING = 1_000_000
 
 Builtins = Mapping[str, Callable[[], MCPServer]]
+
+_LOOK_S: Final = 5.0
+"""How often a process looks whether a checkpoint is due, in seconds."""
 
 
 def enforcer(settings: Settings) -> Enforcer:
@@ -157,6 +160,7 @@ class Workshop:
             threading.Thread(target=self._worker.start, name="worker", daemon=True),
             threading.Thread(target=relay.forever, args=(self._stopping,), name="relay", daemon=True),
             threading.Thread(target=sweeper.forever, args=(self._stopping,), name="sweeper", daemon=True),
+            threading.Thread(target=notarise, args=(opened, self._stopping), name="notary", daemon=True),
         ]
         if notifier is not None:
             self._threads.append(
@@ -202,6 +206,19 @@ class Workshop:
     def _forget_the_past() -> None:
         # Celery keeps this for the process: a worker that stopped here before would stop the next at once
         _celery_state().should_stop = None
+
+
+def notarise(opened: Core, stopping: threading.Event) -> None:
+    """Sign where the chains of the audit stand, now and then, until told to stop; one of all replicas does it."""
+    every_s = opened.settings.checkpoint_every_s
+    if every_s <= 0:
+        return
+    try:
+        made = notary(opened.settings, opened.store)
+    except Misconfigured as error:
+        log.error("checkpoint.refused", error=str(error))
+        return
+    made.forever(stopping, every_s=every_s, look_s=min(every_s, _LOOK_S))
 
 
 def completions_loop(opened: Core) -> BrokerLoop:

@@ -1,6 +1,7 @@
 """The audit chain: whatever is altered, gone, moved, doubled or cut is noticed, and the record is named."""
 
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -145,3 +146,9 @@ class TestASealer:
     def test_tells_where_one_field_ends_and_the_next_begins(self, first, second):
         macs = {SEALER.seal(chain=c, number=1, kind=k, body={}, prev=b"").mac for c, k in (first, second)}
         assert len(macs) == 2
+
+    def test_makes_digests_that_nobody_can_guess_from_who_lacks_the_key(self):
+        same, other = Sealer(SEALER.key), Sealer(b"another key")
+        assert SEALER.blind("a goal") == same.blind("a goal")
+        assert len({SEALER.blind("a goal"), SEALER.blind("a gaol"), other.blind("a goal")}) == 3
+        assert SEALER.blind("a goal") != sha256(b'"a goal"').hexdigest()

@@ -41,13 +41,10 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "dead list", "dead show", "dead retry", "dead discard",
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
-        "report show", "report verify", "audit verify", "audit show", "config show", "config check",
-        "approvals list", "approvals approve", "approvals reject",
-        "report show", "report verify", "sandbox check", "audit verify", "audit show", "config show", "config check",
-        "approvals list", "approvals approve", "approvals reject",
-        "report show", "report verify", "audit verify", "audit show",
+        "report show", "report verify", "sandbox check", "config show", "config check",
+        "audit verify", "audit show", "audit checkpoint", "audit prove", "audit check", "audit export",
         "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",
-        "secrets rekey", "config show", "config check",
+        "secrets rekey",
     ],
 )  # fmt: skip
 def test_every_verb_explains_itself_and_has_json(run, verb):

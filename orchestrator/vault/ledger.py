@@ -1,0 +1,112 @@
+"""What a tenant's own chain says: entries that people and other programs append, in the form that they ask for.
+
+An entry names who stated it (`by`, whoever the caller proved to be) beside the actor that it is about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid5
+
+from orchestrator.domain.plan import AuditRecord, Json
+
+_SPACE: Final = UUID("0b8f2a52-6f0e-5d0c-9d53-1c2d6a1c7e11")
+
+EVENT_TYPES: Final = (
+    "query_received",
+    "query_classified",
+    "query_completed",
+    "tool_called",
+    "tool_result",
+    "tool_error",
+    "data_accessed",
+    "data_modified",
+    "data_deleted",
+    "decision_made",
+    "decision_overridden",
+    "escalation_created",
+    "escalation_resolved",
+    "approval_requested",
+    "approval_granted",
+    "approval_denied",
+    "security_check",
+    "security_violation",
+    "access_denied",
+    "system_start",
+    "system_stop",
+    "config_changed",
+    "error",
+)
+"""What an entry may be about."""
+
+_OF_KINDS: Final[Mapping[str, str]] = {
+    "approval.requested": "approval_requested",
+    "dead_letter.discarded": "escalation_resolved",
+    "plan.cancelled": "decision_overridden",
+    "plan.ended": "query_completed",
+    "plan.forked": "query_received",
+    "plan.replayed": "decision_overridden",
+    "plan.submitted": "query_received",
+    "report.written": "data_modified",
+    "step.dead": "escalation_created",
+    "step.refused": "access_denied",
+    "tool.intent": "tool_called",
+    "tool.unknown": "tool_error",
+}
+
+
+def ledger_of(tenant: str) -> str:
+    """Return the id of a tenant's own chain, which follows from its name."""
+    return str(uuid5(_SPACE, f"tenant:{tenant}"))
+
+
+def event_type(record: AuditRecord) -> str:
+    """Return what a record is about, in the words of entries."""
+    body = body_of(record)
+    match record.kind:
+        case "tool.outcome":
+            return "tool_error" if body.get("error") else "tool_result"
+        case "approval.decided":
+            return "approval_granted" if body.get("decision") == "approved" else "approval_denied"
+        case kind:
+            return _OF_KINDS.get(kind, kind)
+
+
+def entry(record: AuditRecord) -> dict[str, Json]:
+    """Return a record as an entry; a plan's record has its fields among the details."""
+    body = body_of(record)
+    own = record.kind in EVENT_TYPES
+    fallback = {key: value for key, value in body.items() if key not in {"at", "by"}}
+    return {
+        "entry_id": f"{record.chain}.{record.number}",
+        "timestamp": _utc(str(body.get("at", ""))),
+        "event_type": event_type(record),
+        "actor": str(body.get("actor") or body.get("by") or "system"),
+        "action": str(body.get("action") or record.kind),
+        "resource": str(body.get("resource") or body.get("tool") or ""),
+        "details": body.get("details") if own else fallback,
+        "parent_id": f"{record.chain}.{record.number - 1}" if record.number > 1 else None,
+        "session_id": str(body.get("session_id") or ""),
+        "checksum": record.mac.hex(),
+        "by": str(body.get("by") or "system"),
+    }
+
+
+def body_of(record: AuditRecord) -> Mapping[str, Json]:
+    """Return what a record says; nothing, if somebody made something else than an object of it."""
+    try:
+        body = json.loads(record.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _utc(at: str) -> str:
+    try:
+        datetime.fromisoformat(at)
+    except ValueError:
+        return at
+    return at.replace("+00:00", "Z")
