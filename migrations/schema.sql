@@ -40,7 +40,7 @@ ALTER TABLE approval FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON approval TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON approval TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = approval.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = approval.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT, UPDATE ON approval TO orchestrator_tenant;
 
 CREATE TABLE audit (
@@ -60,7 +60,7 @@ ALTER TABLE audit FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON audit TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON audit TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = audit.chain) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = audit.chain)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT ON audit TO orchestrator_tenant;
 
 CREATE TABLE call (
@@ -95,7 +95,7 @@ ALTER TABLE call FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON call TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON call TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = call.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = call.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT, UPDATE ON call TO orchestrator_tenant;
 
 CREATE TABLE checkpoint (
@@ -147,7 +147,7 @@ ALTER TABLE dead_letter FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON dead_letter TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON dead_letter TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = dead_letter.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = dead_letter.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT, UPDATE ON dead_letter TO orchestrator_tenant;
 
 CREATE TABLE event (
@@ -164,7 +164,7 @@ ALTER TABLE event FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON event TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON event TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = event.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = event.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT ON event TO orchestrator_tenant;
 
 CREATE TABLE evidence (
@@ -215,8 +215,8 @@ ALTER TABLE fact FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON fact TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON fact TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = fact.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))
-    WITH CHECK (((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = fact.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = fact.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)))
+    WITH CHECK (((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND (( SELECT p.tenant FROM plan p WHERE (p.plan_id = fact.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text))));
 GRANT INSERT, SELECT ON fact TO orchestrator_tenant;
 
 CREATE TABLE firing (
@@ -242,8 +242,8 @@ ALTER TABLE firing FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON firing TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON firing TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))
-    WITH CHECK (((EXISTS ( SELECT FROM schedule s WHERE ((s.schedule_id = firing.schedule_id) AND (s.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))) AND ((plan_id IS NULL) OR (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = firing.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))))));
+    USING ((( SELECT s.tenant FROM schedule s WHERE (s.schedule_id = firing.schedule_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)))
+    WITH CHECK (((( SELECT s.tenant FROM schedule s WHERE (s.schedule_id = firing.schedule_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND ((plan_id IS NULL) OR (( SELECT p.tenant FROM plan p WHERE (p.plan_id = firing.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)))));
 GRANT INSERT, SELECT, UPDATE ON firing TO orchestrator_tenant;
 
 CREATE TABLE ledger (
@@ -294,7 +294,7 @@ CREATE POLICY of_fleet ON outbox TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON outbox TO orchestrator_tenant
     USING (false)
-    WITH CHECK ((((tenant = ''::text) OR (tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))) AND (EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = outbox.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))))));
+    WITH CHECK ((((tenant = ''::text) OR (tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))) AND (( SELECT p.tenant FROM plan p WHERE (p.plan_id = outbox.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text))));
 GRANT INSERT ON outbox TO orchestrator_tenant;
 
 CREATE TABLE outcome (
@@ -308,7 +308,7 @@ ALTER TABLE outcome FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON outcome TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON outcome TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = outcome.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = outcome.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT ON outcome TO orchestrator_tenant;
 
 CREATE TABLE plan (
@@ -377,7 +377,7 @@ ALTER TABLE report FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON report TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON report TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = report.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = report.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT SELECT ON report TO orchestrator_tenant;
 
 CREATE TABLE ruling (
@@ -488,7 +488,7 @@ ALTER TABLE step FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON step TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON step TO orchestrator_tenant
-    USING ((EXISTS ( SELECT FROM plan p WHERE ((p.plan_id = step.plan_id) AND (p.tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text))))));
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = step.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT, UPDATE ON step TO orchestrator_tenant;
 
 CREATE TABLE tenant (

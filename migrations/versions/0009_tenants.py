@@ -16,8 +16,9 @@ ROLES = ("orchestrator_tenant", "orchestrator_fleet")
 
 TENANT = "NULLIF(current_setting('app.tenant', true), '')"  # a setting that has ended is empty, not away
 OWN = f"tenant = {TENANT}"
-OF_PLAN = f"EXISTS (SELECT FROM plan AS p WHERE p.plan_id = {{table}}.{{column}} AND p.tenant = {TENANT})"
-OF_SCHEDULE = f"EXISTS (SELECT FROM schedule AS s WHERE s.schedule_id = firing.schedule_id AND s.tenant = {TENANT})"
+# one value for each row, found by its key: what EXISTS asks for may be answered by reading all plans of the tenant
+OF_PLAN = f"(SELECT p.tenant FROM plan AS p WHERE p.plan_id = {{table}}.{{column}}) = {TENANT}"
+OF_SCHEDULE = f"(SELECT s.tenant FROM schedule AS s WHERE s.schedule_id = firing.schedule_id) = {TENANT}"
 
 
 def _of_plan(table: str, column: str = "plan_id") -> str:

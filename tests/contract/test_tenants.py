@@ -282,6 +282,17 @@ class TestEveryTable:
         with acting(world.dsn, OURS) as hand, pytest.raises(psycopg.errors.InsufficientPrivilege):
             hand.execute(give, [theirs])
 
+    @pytest.mark.parametrize("table", sorted(MATRIX.keys() - HIDDEN))
+    @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+    def test_is_read_without_reading_all_plans_of_the_tenant(self, world, table, mode):
+        by = MATRIX[table].by
+        look = sql.SQL("EXPLAIN SELECT * FROM {0} AS t WHERE {1} = (SELECT {1} FROM {0} LIMIT 1)")
+        with acting(world.dsn, OURS) as hand:
+            hand.execute("SET LOCAL enable_seqscan = off")
+            hand.execute(sql.SQL("SET LOCAL plan_cache_mode = {}").format(sql.Identifier(mode)))
+            plan = hand.execute(look.format(sql.Identifier(table), sql.Identifier(by)), prepare=True)
+            assert "hashed" not in "\n".join(row[0] for row in plan)
+
     @pytest.mark.parametrize("table", [*MATRIX, *NOBODYS])
     def test_is_emptied_by_no_tenant(self, world, table):
         with acting(world.dsn, OURS) as hand, pytest.raises(psycopg.errors.InsufficientPrivilege):
