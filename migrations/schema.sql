@@ -2,6 +2,26 @@
 
 CREATE SEQUENCE worker_number AS integer START 1 INCREMENT 1 MINVALUE 1 MAXVALUE 2147483647 CYCLE;
 
+CREATE TABLE api_key (
+    key_id text NOT NULL,
+    tenant text NOT NULL,
+    name text NOT NULL,
+    roles text[] NOT NULL DEFAULT '{}'::text[],
+    scopes text[] NOT NULL DEFAULT '{}'::text[],
+    digest bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    created_by text NOT NULL,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    revoked_by text,
+    last_used_at timestamp with time zone,
+    CONSTRAINT api_key_pkey PRIMARY KEY (key_id),
+    CONSTRAINT api_key_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT api_key_key_id_check CHECK ((key_id ~ '^[a-z0-9]{8}$'::text)),
+    CONSTRAINT who_revoked_it CHECK (((revoked_at IS NULL) = (revoked_by IS NULL)))
+);
+CREATE INDEX api_key_listed ON public.api_key USING btree (tenant, created_at);
+
 CREATE TABLE approval (
     approval_id uuid NOT NULL,
     plan_id uuid NOT NULL,
@@ -450,6 +470,24 @@ CREATE TABLE secret_version (
 );
 CREATE UNIQUE INDEX secret_version_current ON public.secret_version USING btree (tenant, name) WHERE (state = 'current'::text);
 CREATE UNIQUE INDEX secret_version_pending ON public.secret_version USING btree (tenant, name) WHERE (state = 'pending'::text);
+
+CREATE TABLE session (
+    session_id text NOT NULL,
+    key_id text,
+    tenant text NOT NULL,
+    name text NOT NULL,
+    roles text[] NOT NULL DEFAULT '{}'::text[],
+    scopes text[] NOT NULL DEFAULT '{}'::text[],
+    digest bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT session_pkey PRIMARY KEY (session_id),
+    CONSTRAINT session_key_id_fkey FOREIGN KEY (key_id) REFERENCES api_key(key_id) ON DELETE CASCADE,
+    CONSTRAINT session_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT session_session_id_check CHECK ((session_id ~ '^[a-z0-9]{8}$'::text))
+);
+CREATE INDEX session_expiry ON public.session USING btree (expires_at);
 
 CREATE TABLE step (
     plan_id uuid NOT NULL,

@@ -1167,3 +1167,101 @@ UPDATE data_key
  WHERE tenant  = %(tenant)s
    AND master  = %(was)s
 RETURNING tenant;
+
+-- name: add_key
+-- Write a new API key, or return no row if its id is taken; of its secret only the digest.
+INSERT INTO api_key (key_id, tenant, name, roles, scopes, digest, created_at, created_by, expires_at)
+VALUES (%(key_id)s, %(tenant)s, %(name)s, %(roles)s, %(scopes)s, %(digest)s,
+        COALESCE(%(now)s::timestamptz, now()), %(created_by)s,
+        LEAST(%(until)s::timestamptz, COALESCE(%(now)s::timestamptz, now()) + %(lasts)s::interval))
+    ON CONFLICT DO NOTHING
+RETURNING *;
+
+-- name: api_key
+-- An API key by its id, whatever became of it.
+SELECT *
+  FROM api_key
+ WHERE key_id = %(key_id)s;
+
+-- name: lock_key
+-- An API key, held against whoever else would change it.
+SELECT *
+  FROM api_key
+ WHERE key_id = %(key_id)s
+   FOR UPDATE;
+
+-- name: api_keys
+-- The API keys of a tenant or of all, the oldest first.
+SELECT *
+  FROM api_key
+ WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+ ORDER BY created_at, key_id;
+
+-- name: usable_key
+-- An API key that may be used now: neither revoked nor expired.
+SELECT *
+  FROM api_key
+ WHERE key_id = %(key_id)s
+   AND revoked_at IS NULL
+   AND (expires_at IS NULL OR expires_at > COALESCE(%(now)s::timestamptz, now()));
+
+-- name: touch_key
+-- Note that a key was used, at most once a minute: a row version for each request would be too many.
+UPDATE api_key
+   SET last_used_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE key_id = %(key_id)s
+   AND (last_used_at IS NULL
+        OR last_used_at < COALESCE(%(now)s::timestamptz, now()) - interval '1 minute');
+
+-- name: end_key_soon
+-- Let a key expire after some time, unless it does so sooner.
+UPDATE api_key
+   SET expires_at = LEAST(expires_at, COALESCE(%(now)s::timestamptz, now()) + %(after)s::interval)
+ WHERE key_id = %(key_id)s
+   AND revoked_at IS NULL
+RETURNING *;
+
+-- name: revoke_key
+-- Revoke a key for ever, or return no row if it is revoked already.
+UPDATE api_key
+   SET revoked_at = COALESCE(%(now)s::timestamptz, now()),
+       revoked_by = %(by)s
+ WHERE key_id = %(key_id)s
+   AND revoked_at IS NULL
+RETURNING *;
+
+-- name: add_session
+-- Write a session that ends at the first of two times, or return no row if its id is taken.
+INSERT INTO session (session_id, key_id, tenant, name, roles, scopes, digest, created_at, expires_at)
+VALUES (%(session_id)s, %(key_id)s, %(tenant)s, %(name)s, %(roles)s, %(scopes)s, %(digest)s,
+        COALESCE(%(now)s::timestamptz, now()),
+        LEAST(%(until)s::timestamptz, COALESCE(%(now)s::timestamptz, now()) + %(lasts)s::interval))
+    ON CONFLICT DO NOTHING
+RETURNING *;
+
+-- name: usable_session
+-- A session that may be used now; one that a key opened ends with its key.
+SELECT s.*
+  FROM session AS s
+  LEFT JOIN api_key AS k
+         ON k.key_id = s.key_id
+ WHERE s.session_id = %(session_id)s
+   AND s.ended_at IS NULL
+   AND s.expires_at > COALESCE(%(now)s::timestamptz, now())
+   AND (s.key_id IS NULL
+        OR (k.revoked_at IS NULL
+            AND (k.expires_at IS NULL OR k.expires_at > COALESCE(%(now)s::timestamptz, now()))));
+
+-- name: end_session
+-- End a session, or return no row if it has ended already.
+UPDATE session
+   SET ended_at = COALESCE(%(now)s::timestamptz, now())
+ WHERE session_id = %(session_id)s
+   AND ended_at IS NULL
+RETURNING session_id;
+
+-- name: forget_sessions
+-- Remove sessions that ended or expired more than a day ago.
+DELETE
+  FROM session
+ WHERE expires_at < COALESCE(%(now)s::timestamptz, now()) - interval '1 day';

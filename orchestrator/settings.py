@@ -39,6 +39,7 @@ class Settings(BaseModel):
     checkpoint_key_file: str
     checkpoint_file: str
     checkpoint_every_s: float = Field(ge=0, le=86_400)
+    pepper_file: str
     broker_url: str
     redis_url: str
     lease_s: float = Field(gt=0, le=3600)

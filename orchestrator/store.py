@@ -28,6 +28,7 @@ from orchestrator.domain import approval as domain_approval
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest, Misconfigured, Unavailable
 from orchestrator.domain.fairness import Tenant, Waiting, share
+from orchestrator.domain.identity import ApiKey, Session
 from orchestrator.domain.lifecycle import PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
     Agent,
@@ -1168,6 +1169,52 @@ class PgTx:
             "rewrap_data_key", tenant=key.tenant, wrapped=key.wrapped, master=key.master, was=was
         )
 
+    # who may ask
+
+    def add_key(self, **columns: object) -> ApiKey | None:
+        """Write an API key, or return nothing if its id is taken."""
+        return _key(self._run("add_key", **columns).fetchone())
+
+    def api_key(self, key_id: str, *, lock: bool = False) -> ApiKey | None:
+        """Return a key, whatever became of it; held until this transaction ends, if it is to be."""
+        return _key(self._run("lock_key" if lock else "api_key", key_id=key_id).fetchone())
+
+    def api_keys(self, tenant: str | None = None) -> Sequence[ApiKey]:
+        """Return the keys of a tenant or of all, the oldest first."""
+        return [_made_key(row) for row in self._run("api_keys", tenant=tenant)]
+
+    def usable_key(self, key_id: str) -> ApiKey | None:
+        """Return a key that is neither revoked nor expired."""
+        return _key(self._run("usable_key", key_id=key_id).fetchone())
+
+    def touch_key(self, key_id: str) -> None:
+        """Note that a key was used, at most once a minute."""
+        self._run("touch_key", key_id=key_id)
+
+    def end_key_soon(self, key_id: str, after: timedelta) -> None:
+        """Let a key expire after some time, unless it does so sooner."""
+        self._run("end_key_soon", key_id=key_id, after=after)
+
+    def revoke_key(self, key_id: str, *, by: str) -> ApiKey | None:
+        """Revoke a key, or return nothing if there is none that is not revoked."""
+        return _key(self._run("revoke_key", key_id=key_id, by=by).fetchone())
+
+    def add_session(self, **columns: object) -> Session | None:
+        """Write a session, or return nothing if its id is taken."""
+        return _session(self._run("add_session", **columns).fetchone())
+
+    def usable_session(self, session_id: str) -> Session | None:
+        """Return a session that has neither ended nor expired, and whose key may still be used."""
+        return _session(self._run("usable_session", session_id=session_id).fetchone())
+
+    def end_session(self, session_id: str) -> bool:
+        """End a session; `False` if it had ended."""
+        return self._hit("end_session", session_id=session_id)
+
+    def forget_sessions(self) -> None:
+        """Remove sessions that were over a day ago."""
+        self._run("forget_sessions")
+
     # schedules
 
     def add_schedule(self, schedule: Schedule) -> bool:
@@ -1321,6 +1368,22 @@ def _sealed_version(row: Mapping[str, Any]) -> SealedVersion:
         created_by=row["created_by"],
     )
     return SealedVersion(told, bytes(row["sealed"]))
+
+
+def _key(row: Mapping[str, Any] | None) -> ApiKey | None:
+    return None if row is None else _made_key(row)
+
+
+def _made_key(row: Mapping[str, Any]) -> ApiKey:
+    return ApiKey(**{**row, **_listed(row)})
+
+
+def _session(row: Mapping[str, Any] | None) -> Session | None:
+    return None if row is None else Session(**{**row, **_listed(row)})
+
+
+def _listed(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"roles": tuple(row["roles"]), "scopes": tuple(row["scopes"]), "digest": bytes(row["digest"])}
 
 
 def _plan(row: Mapping[str, Any]) -> Plan:

@@ -23,6 +23,7 @@ from orchestrator import chains, database
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.domain.retry import Backoff
+from orchestrator.keyring import KeyRing
 from orchestrator.locks import NoLocks, RedisLocks
 from orchestrator.notifier import Notifier, Webhook, read_secret
 from orchestrator.ports import Locks, SecretStore
@@ -49,6 +50,11 @@ class Core:
     conductor: Conductor
     locks: Locks
     secrets: SecretStore
+
+    @property
+    def keyring(self) -> KeyRing:
+        """The API keys and sessions of this database."""
+        return KeyRing(self.store, pepper(self.settings))
 
 
 @contextmanager
@@ -190,6 +196,19 @@ def audit_key(settings: Settings) -> bytes:
     Every process that writes to one database must be given the same file.
     """
     path = Path(settings.audit_key_file or settings.data / "keys" / "audit.key").expanduser()
+    return _secret_in(path, "audit key")
+
+
+def pepper(settings: Settings) -> bytes:
+    """Return the secret under which API keys are kept, made on first use; only its owner may read the file.
+
+    Every process that serves one database must be given the same file. With another, no key works.
+    """
+    path = Path(settings.pepper_file or settings.data / "keys" / "pepper.key").expanduser()
+    return _secret_in(path, "pepper of the API keys")
+
+
+def _secret_in(path: Path, what: str) -> bytes:
     if not path.exists():
         _make_key(path)
     return _key_in(path, "audit key")

@@ -26,6 +26,7 @@ from workers.cli import (
     doctor,
     exits,
     folders,
+    keys,
     plans,
     policies,
     reports,
@@ -83,6 +84,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policies.app, name="policy")
 app.add_typer(config.app, name="config")
@@ -167,6 +169,7 @@ def _hinted(error: OrchestratorError) -> str:
         "dead letter": "dead list --all",
         "approval": "approvals list --all",
         "secret": "secrets list",
+        "API key": "keys list",
     }
     if isinstance(error, NotFound) and error.what in lists:
         return f"{error} `{NAME} {lists[error.what]}` lists those there are."
