@@ -133,9 +133,9 @@ class RedisLocks(_Asking):
 
     def __init__(self, url: str, *, space: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `Misconfigured` when Redis has no use for the address."""
-        self._redis = _client(url)
+        self._redis = client(url)
         self._prefix = f"orchestrator:{space}:"
-        self._breaker = _Breaker(clock)
+        self._breaker = Breaker(clock)
 
     def close(self) -> None:
         """Let go of the connections; locks that are held end by themselves."""
@@ -168,7 +168,7 @@ class RedisLocks(_Asking):
         return answer
 
 
-class _Breaker:
+class Breaker:
     """Says whether Redis may be asked; after a failure nobody may for a while, and then one at a time."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -177,6 +177,7 @@ class _Breaker:
         self._next_try: float | None = None
 
     def lets_through(self) -> bool:
+        """Whether to ask now."""
         with self._guard:
             if self._next_try is None:
                 return True
@@ -203,7 +204,7 @@ class _Breaker:
 
 def fault(url: str) -> str:
     """What keeps a Redis from giving locks, in its own words, or nothing; takes less than a second."""
-    redis = _client(url)
+    redis = client(url)
     try:
         # a server that is full, or a copy of another, answers a ping and takes no key
         redis.set("orchestrator:probe", "", px=1)
@@ -214,7 +215,8 @@ def fault(url: str) -> str:
     return ""
 
 
-def _client(url: str) -> Any:
+def client(url: str) -> Any:
+    """Return a client that asks once and waits a fifth of a second. Raises `Misconfigured` for an unusable address."""
     # takes half a second to import, which whoever has no Redis should not wait for
     import redis
     from redis.backoff import NoBackoff

@@ -50,6 +50,22 @@ class Settings(BaseModel):
     sweep_every_s: float = Field(gt=0)
     concurrency: int = Field(ge=1, le=256)
     api_port: int = Field(ge=0, le=65535)
+    api_replicas: int = Field(ge=1, le=1000)
+    trusted_hosts: str
+    dev_anonymous: bool
+    session_ttl_s: int = Field(ge=60, le=7 * 86400)
+    oidc_issuer: str
+    oidc_audience: str
+    oidc_jwks_url: str
+    oidc_algorithms: str
+    oidc_leeway_s: float = Field(ge=0, le=300)
+    oidc_tenant_claim: str = Field(min_length=1)
+    oidc_roles_claim: str = Field(min_length=1)
+    oidc_role_prefix: str
+    rate_read_per_minute: int = Field(ge=1, le=1_000_000)
+    rate_write_per_minute: int = Field(ge=1, le=1_000_000)
+    rate_login_per_minute: int = Field(ge=1, le=1_000_000)
+    rate_burst_s: float = Field(gt=0, le=60)
     approval_ttl_days: float = Field(gt=0)
     webhook_url: str
     webhook_secret_file: str
@@ -120,6 +136,11 @@ class Settings(BaseModel):
         return (
             Path(self.data_dir).expanduser() if self.data_dir else platformdirs.user_data_path("orchestrator")
         )
+
+    @property
+    def own_hosts(self) -> frozenset[str]:
+        """The names under which the API answers, besides those of this machine."""
+        return frozenset(self.trusted_hosts.lower().split())
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -27,6 +27,7 @@ from orchestrator.keyring import KeyRing
 from orchestrator.locks import NoLocks, RedisLocks
 from orchestrator.notifier import Notifier, Webhook, read_secret
 from orchestrator.ports import Locks, SecretStore
+from orchestrator.rates import LocalRates, Rates, RedisRates
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.telemetry import conceal, log
@@ -99,10 +100,24 @@ def _locks(settings: Settings, key: bytes) -> Iterator[Locks]:
     if not settings.redis_url:
         yield NoLocks()
         return
-    # two fleets may share a Redis, and must not take each other's locks; those of one fleet share this key
-    space = hmac.new(key, b"locks", hashlib.sha256).hexdigest()[:12]
-    with closing(RedisLocks(settings.redis_url, space=space)) as locks:
+    with closing(RedisLocks(settings.redis_url, space=_space(key))) as locks:
         yield locks
+
+
+def _space(key: bytes) -> str:
+    # two fleets may share a Redis, and must not take each other's locks; those of one fleet share this key
+    return hmac.new(key, b"locks", hashlib.sha256).hexdigest()[:12]
+
+
+@contextmanager
+def rates(settings: Settings) -> Iterator[Rates]:
+    """Open what counts callers' requests: the Redis of these settings, or this process where there is none."""
+    if not settings.redis_url:
+        yield LocalRates(replicas=settings.api_replicas)
+        return
+    space = _space(audit_key(settings))
+    with closing(RedisRates(settings.redis_url, space=space, replicas=settings.api_replicas)) as counted:
+        yield counted
 
 
 @contextmanager
@@ -211,7 +226,7 @@ def pepper(settings: Settings) -> bytes:
 def _secret_in(path: Path, what: str) -> bytes:
     if not path.exists():
         _make_key(path)
-    return _key_in(path, "audit key")
+    return _key_in(path, what)
 
 
 def _key_in(path: Path, what: str) -> bytes:

@@ -6,7 +6,8 @@ Postgres, RabbitMQ and Redis are those that ORCHESTRATOR_DATABASE_URL, ORCHESTRA
 ORCHESTRATOR_REDIS_URL name, or else are brought up under the folder by `scripts/services.py`; the plans in it are there
 again the next time. Redis is done without where it cannot be had. What another terminal needs
 is written to `FOLDER/env`. Flower asks for a password, which is made anew each time unless FLOWER_BASIC_AUTH is set.
-ORCHESTRATOR_API_PORT and FLOWER_PORT choose other ports.
+ORCHESTRATOR_API_PORT and FLOWER_PORT choose other ports. The API asks nobody who they are, and listens on this machine
+only, unless ORCHESTRATOR_DEV_ANONYMOUS is `false`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def main() -> int:
             **os.environ,
             **chosen,
             "FLOWER_BASIC_AUTH": auth,
+            # on this machine, for whoever sits at it; the API says loudly that it asks nobody
+            "ORCHESTRATOR_DEV_ANONYMOUS": os.environ.get("ORCHESTRATOR_DEV_ANONYMOUS", "true"),
             "ORCHESTRATOR_SHUTDOWN_GRACE_S": os.environ.get("ORCHESTRATOR_SHUTDOWN_GRACE_S", str(GRACE_S)),
             "PATH": os.pathsep.join((programs, os.environ.get("PATH", os.defpath))),
             "PYTHONUNBUFFERED": "1",

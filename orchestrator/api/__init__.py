@@ -1,8 +1,8 @@
 """The HTTP door: plans, events, research, dead letters, approvals and health, each a module; `build` composes them.
 
-    request → door (name, hosts, headers, faults) → guard (body) → route → conductor, store
-                                                                     ↓
-                                                          problems: every error in one form
+    request → door (name, hosts, headers, faults) → gatehouse (who, how often) → guard (body) → route → conductor, store
+                                                                                           ↓
+                                                                                problems: every error in one form
 
 Nothing here decides: a route checks what was sent, calls one verb of the conductor or reads, and shows what came of it.
 """
@@ -24,11 +24,13 @@ from orchestrator.api import (
     dead_letters,
     events,
     health,
+    identity,
     plans,
     problems,
     research,
     schedules,
     secrets,
+    session,
 )
 from orchestrator.api.door import Door, Guard, is_loopback
 from orchestrator.api.office import Core, Office, Seats, known_parameters
@@ -39,11 +41,21 @@ __all__ = ["build", "is_loopback"]
 STREAMS: Final = 64
 """Streams that one process carries at once; each looks into the database four times a second."""
 
-_MODULES: Final = (plans, events, research, dead_letters, approvals, secrets, health)
+_MODULES: Final = (plans, events, research, dead_letters, approvals, secrets, session, health)
 
 
-def build(core: Core, *, streams: int = STREAMS, stopping: threading.Event | None = None) -> FastAPI:
+def build(
+    core: Core,
+    *,
+    reception: identity.Reception | None = None,
+    hosts: frozenset[str] = frozenset(),
+    streams: int = STREAMS,
+    stopping: threading.Event | None = None,
+) -> FastAPI:
     """Return the API on top of what remembers and decides; once `stopping` is set, streams end and nobody waits.
+
+    `reception` says who callers are; without one nobody is let in. `hosts` are names that it answers under besides
+    those of this machine.
 
     Several processes may serve one database: none keeps anything that another would need.
     """
@@ -56,8 +68,10 @@ def build(core: Core, *, streams: int = STREAMS, stopping: threading.Event | Non
         dependencies=[Depends(known_parameters)],
     )
     app.state.office = Office(core, Seats(streams), stopping or threading.Event())
+    app.state.reception = front = reception or identity.Reception()
     routers = [*(module.router for module in _MODULES), schedules.router(core)]
     app.state.routes = [route for router in routers for route in router.routes]
+    identity.refuse_unguarded(app.state.routes)
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(OrchestratorError, problems.of_error)
@@ -65,7 +79,8 @@ def build(core: Core, *, streams: int = STREAMS, stopping: threading.Event | Non
     app.add_exception_handler(HTTPException, problems.of_framework)
     app.add_exception_handler(RequestValidationError, problems.of_form)
     app.add_middleware(Guard)
-    app.add_middleware(Door)  # added last, so it stands outermost
+    app.add_middleware(identity.Gatehouse, reception=front)
+    app.add_middleware(Door, hosts=hosts)  # added last, so it stands outermost
     # assigned, as the framework's documents say
     app.openapi = _described(app)  # type: ignore[method-assign]
     return app

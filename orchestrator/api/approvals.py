@@ -1,7 +1,8 @@
 """Approvals over HTTP: what people must decide, what they decided, and the decision.
 
-Whoever decides is the caller, in the caller's roles. Nobody may decide about plans that they submitted themselves,
-for one may not approve what oneself has asked for, and nobody decides twice about the same.
+Whoever decides does so in the name and with the roles that were verified, about plans of their own tenant. Nobody may
+decide about plans that they submitted themselves, for one may not approve what oneself has asked for, and nobody
+decides twice about the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from orchestrator import shapes
 from orchestrator.api import forms
-from orchestrator.api.identity import Principal, acts
+from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Here
 from orchestrator.api.problems import documented
 from orchestrator.domain.approval import Category
@@ -23,7 +24,7 @@ from orchestrator.ports import Tx
 
 router: Final = APIRouter(tags=["approvals"])
 
-_Reader = Annotated[Principal, Depends(acts("approval.read"))]
+_Reader = Annotated[Principal, Depends(reads("approval.read"))]
 _Decider = Annotated[Principal, Depends(acts("approval.decide"))]
 _Number = Annotated[int, Path(ge=1, le=forms.MOST_STEPS, description="The step's number in its plan.")]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator
 
 from orchestrator import shapes
 from orchestrator.api import forms, pages
-from orchestrator.api.office import CALLER, Here
+from orchestrator.api.identity import Principal, acts, reads
+from orchestrator.api.office import Here, Office
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import storable
 from orchestrator.domain import age
@@ -24,6 +25,7 @@ _Text = Annotated[str | None, AfterValidator(storable)]
 @router.get("", response_model=forms.DeadLetters, responses=documented())
 def listed(
     office: Here,
+    who: Annotated[Principal, Depends(reads("dead_letter.read"))],
     state: Annotated[Literal["open", "retried", "discarded", "all"], Query()] = "open",
     reason: Annotated[_Text, Query(max_length=100, description="Only those given up on for it.")] = None,
     plan: Annotated[UUID | None, Query(description="Only those of this plan.")] = None,
@@ -40,12 +42,14 @@ def listed(
 ) -> Any:
     """List what was given up on, the newest first, a page at a time."""
     behind = pages.place(cursor)
+    if tenant not in {None, who.tenant}:
+        return {"dead_letters": [], "next": None}
     with office.core.store.transaction() as tx:
         found = tx.dead_letters(
             state=None if state == "all" else state,
             plan_id=str(plan) if plan is not None else None,
             reason=reason,
-            tenant=tenant,
+            tenant=who.tenant,
             older_than=None if older_than is None else age.age(older_than),
             newer_than=None if newer_than is None else age.age(newer_than),
             behind=behind,
@@ -59,17 +63,32 @@ def listed(
 
 
 @router.post("/{letter_id}/retry", response_model=forms.Plan, responses=documented(404, 409))
-def retry(office: Here, letter_id: UUID) -> Any:
+def retry(
+    office: Here, who: Annotated[Principal, Depends(acts("dead_letter.retry"))], letter_id: UUID
+) -> Any:
     """Take a dead letter's plan up again where it stopped; its history stays."""
-    return shapes.plan(office.core.conductor.retry_dead(str(letter_id), by=CALLER))
+    _own(office, who, letter_id)
+    return shapes.plan(office.core.conductor.retry_dead(str(letter_id), by=who.name))
 
 
 @router.post("/{letter_id}/discard", response_model=forms.DeadLetter, responses=documented(404, 409))
-def discard(office: Here, letter_id: UUID) -> Any:
+def discard(
+    office: Here, who: Annotated[Principal, Depends(acts("dead_letter.discard"))], letter_id: UUID
+) -> Any:
     """Say that a dead letter needs no more attention; its plan stays as it is."""
-    office.core.conductor.discard_dead(str(letter_id), by=CALLER)
+    _own(office, who, letter_id)
+    office.core.conductor.discard_dead(str(letter_id), by=who.name)
     with office.core.store.transaction() as tx:
         letter = tx.dead_letter(str(letter_id))
     if letter is None:
         raise NotFound("dead letter", letter_id)
     return shapes.dead_letter(letter)
+
+
+def _own(office: Office, who: Principal, letter_id: UUID) -> None:
+    """Raise `NotFound` unless the letter is of one of the caller's tenant's plans."""
+    with office.core.store.transaction() as tx:
+        letter = tx.dead_letter(str(letter_id))
+        plan = None if letter is None or letter.plan_id is None else tx.plan(letter.plan_id)
+    if plan is None or plan.tenant != who.tenant:
+        raise NotFound("dead letter", letter_id)

@@ -4,8 +4,8 @@
             and turns what nobody foresaw into a fault
     Guard   reads the body, counting bytes as they come, and refuses what is too large, too deep or no JSON
 
-Nobody's identity is verified yet, so this API listens on this machine only. A web page could still make a browser on
-this machine ask: by a name of its own that resolves to 127.0.0.1 (hence the hosts), or across sites (hence the origin).
+Between the two stands the gatehouse of `identity`, which asks who calls. A web page could still make a browser ask: by a
+name of its own that resolves to this machine (hence the hosts), or across sites (hence the origin).
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ def is_loopback(name: str) -> bool:
 class Door:
     """The outermost layer: every request has a name, and every answer is one that this API gives."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str] = frozenset()) -> None:
+        """`hosts` are names under which the API answers besides those of this machine."""
         self._app = app
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is refused here; answer for whatever fails behind."""
@@ -75,7 +77,7 @@ class Door:
             await send(message)
 
         try:
-            _let_in(headers)
+            _let_in(headers, self._hosts)
             await self._app(scope, receive, answer)
         except Refused as refused:
             await refused.response(scope)(scope, receive, answer)
@@ -93,12 +95,15 @@ def _trace(headers: Headers) -> str:
     return given[1] if given else secrets.token_hex(16)
 
 
-def _let_in(headers: Headers) -> None:
+def _let_in(headers: Headers, hosts: frozenset[str]) -> None:
     """Raise `Refused` for a request under a foreign name, or from a page of another site."""
     host = headers.get("host", "")
-    if not is_loopback(re.sub(r":\d*$", "", host)):
+    name = re.sub(r":\d*$", "", host)
+    if not is_loopback(name) and name.lower() not in hosts:
         raise Refused(
-            421, "misdirected", "This API answers under the names of this machine only: 127.0.0.1, localhost."
+            421,
+            "misdirected",
+            "This API does not answer under this name; whoever runs it lists its names in the setting trusted_hosts.",
         )
     origin = headers.get("origin")
     site = headers.get("sec-fetch-site", "none")

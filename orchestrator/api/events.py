@@ -18,12 +18,13 @@ from uuid import UUID
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from orchestrator import shapes
 from orchestrator.api import accept, forms
+from orchestrator.api.identity import Principal, reads
 from orchestrator.api.office import Here, Office, the_plan
 from orchestrator.api.problems import documented
 from orchestrator.domain.errors import InvalidRequest, Unavailable
@@ -50,13 +51,13 @@ class Seen:
     state: PlanState
 
 
-def look(office: Office, plan_id: str, *, after: int, limit: int) -> Seen:
+def look(office: Office, plan_id: str, *, tenant: str, after: int, limit: int) -> Seen:
     """Return the plan's events behind that number, or behind its last where it has not come so far.
 
     Raises `NotFound` for no such plan.
     """
     with office.core.store.transaction() as tx:
-        plan = the_plan(tx, plan_id)
+        plan = the_plan(tx, plan_id, tenant)
         # the plan first: what it says to have is there when the events are read
         begin = min(after, plan.event_count)
         found = list(tx.events(plan.plan_id, after=begin, limit=limit))
@@ -70,12 +71,20 @@ class EventStream(Response):
     media_type = STREAM
 
     def __init__(
-        self, office: Office, plan_id: str, *, after: int, name: Callable[[Event], str], location: str
+        self,
+        office: Office,
+        plan_id: str,
+        *,
+        tenant: str,
+        after: int,
+        name: Callable[[Event], str],
+        location: str,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._office = office
         self._plan_id = plan_id
+        self._tenant = tenant
         self._after = after
         self._name = name
         self.init_headers({"Location": location, "X-Accel-Buffering": "no"})
@@ -122,7 +131,7 @@ class EventStream(Response):
     async def _look(self, after: int) -> Seen | None:
         def once() -> Seen | None:
             try:
-                return look(self._office, self._plan_id, after=after, limit=_BATCH)
+                return look(self._office, self._plan_id, tenant=self._tenant, after=after, limit=_BATCH)
             except Unavailable:
                 return None  # Postgres may be restarting; the reader is kept, and misses nothing
 
@@ -135,15 +144,22 @@ def _message(event: Event, name: str) -> str:
 
 
 def stream(
-    office: Office, plan_id: str, *, after: int, name: Callable[[Event], str] = lambda e: str(e.number)
+    office: Office,
+    plan_id: str,
+    *,
+    tenant: str,
+    after: int,
+    name: Callable[[Event], str] = lambda e: str(e.number),
 ) -> EventStream:
     """Return the plan's events behind that number as an answer; `name` gives each the id to resume from.
 
     Raises `NotFound` for no such plan, and `Refused` where there is no seat.
     """
     office.seats.check()
-    begin = look(office, plan_id, after=after, limit=0).last
-    return EventStream(office, plan_id, after=begin, name=name, location=f"/plans/{plan_id}/events")
+    begin = look(office, plan_id, tenant=tenant, after=after, limit=0).last
+    return EventStream(
+        office, plan_id, tenant=tenant, after=begin, name=name, location=f"/plans/{plan_id}/events"
+    )
 
 
 @router.get(
@@ -159,6 +175,7 @@ def stream(
 )
 def events(
     office: Here,
+    who: Annotated[Principal, Depends(reads("plan.read"))],
     plan_id: UUID,
     after: Annotated[int, Query(ge=0, le=MOST_EVENTS, description="Only events behind this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="The most events of a page of JSON.")] = 200,
@@ -173,8 +190,8 @@ def events(
 ) -> Any:
     """Tell what happens to a plan: as JSON what has happened, as a stream also what will."""
     if accept.chosen(accepted, ("application/json", STREAM)) == STREAM:
-        return stream(office, str(plan_id), after=after if last is None else number(last))
-    seen = look(office, str(plan_id), after=after, limit=limit)
+        return stream(office, str(plan_id), tenant=who.tenant, after=after if last is None else number(last))
+    seen = look(office, str(plan_id), tenant=who.tenant, after=after, limit=limit)
     return {
         "events": [shapes.event(event) for event in seen.events],
         "last": seen.last,

@@ -426,6 +426,23 @@ class Readiness(BaseModel):
     dependencies: dict[str, str]
 
 
+class Caller(BaseModel):
+    """Whom this API takes a caller for, and until when; `kind` says what was shown."""
+
+    name: str
+    tenant: str
+    roles: list[str]
+    scopes: list[str]
+    kind: Literal["key", "token", "session", "development"]
+    expires_at: str | None
+
+
+class NewSession(Caller):
+    """A session at the one moment when its token can be seen."""
+
+    token: str
+
+
 class Schedule(BaseModel):
     """What is to be asked again and again, and when."""
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Protocol
 
 import anyio
 from fastapi import Depends
@@ -21,15 +21,6 @@ from orchestrator.ports import SecretStore, Tx
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
-
-TENANT: Final = "default"
-"""Whose plans these are, until requests say who makes them."""
-
-CALLER: Final = "api"
-"""Who acts, until requests say it: nobody's identity is verified."""
-
-ROLES: Final = frozenset({"operator"})
-"""The roles of whoever acts."""
 
 
 class Core(Protocol):
@@ -132,9 +123,9 @@ async def known_parameters(request: Request) -> None:
         )
 
 
-def the_plan(tx: Tx, plan_id: object) -> Plan:
-    """Return the plan of that id, or raise `NotFound`."""
+def the_plan(tx: Tx, plan_id: object, tenant: str) -> Plan:
+    """Return the tenant's plan of that id, or raise `NotFound`; another tenant's is not told from none."""
     plan = tx.plan(str(plan_id))
-    if plan is None or plan.tenant != TENANT:
+    if plan is None or plan.tenant != tenant:
         raise NotFound("plan", plan_id)
     return plan

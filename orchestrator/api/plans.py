@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import JSONResponse, Response
 
 from orchestrator import shapes
 from orchestrator.api import accept, forms, pages
-from orchestrator.api.office import CALLER, TENANT, Here, the_plan
+from orchestrator.api.identity import Principal, acts, reads
+from orchestrator.api.office import Here, the_plan
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import Key, submit_plan
 from orchestrator.domain import report
@@ -23,9 +24,15 @@ MARKDOWN: Final = "text/markdown"
 
 
 @router.post("", status_code=202, response_model=forms.Plan, responses=documented())
-def submit(office: Here, form: forms.PlanForm, response: Response, key: Key = None) -> Any:
+def submit(
+    office: Here,
+    who: Annotated[Principal, Depends(acts("plan.submit"))],
+    form: forms.PlanForm,
+    response: Response,
+    key: Key = None,
+) -> Any:
     """Accept a goal. From the answer on the plan is kept, whatever happens to this process."""
-    plan = submit_plan(office, form, key)
+    plan = submit_plan(office, who, form, key)
     response.headers["Location"] = f"/plans/{plan.plan_id}"
     return shapes.plan(plan)
 
@@ -33,6 +40,7 @@ def submit(office: Here, form: forms.PlanForm, response: Response, key: Key = No
 @router.get("", response_model=forms.PlanPage, responses=documented())
 def listed(
     office: Here,
+    who: Annotated[Principal, Depends(reads("plan.read"))],
     state: Annotated[PlanState | None, Query(description="Only plans in this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: pages.Cursor = None,
@@ -40,7 +48,7 @@ def listed(
     """List plans, the newest first, a page at a time."""
     behind = pages.place(cursor)
     with office.core.store.transaction() as tx:
-        found = tx.plans(tenant=TENANT, state=state, behind=behind, limit=limit + 1)
+        found = tx.plans(tenant=who.tenant, state=state, behind=behind, limit=limit + 1)
     page = found[:limit]
     return {
         "plans": [shapes.plan(plan) for plan in page],
@@ -49,41 +57,41 @@ def listed(
 
 
 @router.get("/{plan_id}", response_model=forms.Plan, responses=documented(404))
-def show(office: Here, plan_id: UUID) -> Any:
+def show(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """Show a plan: its state, its progress and what it spent."""
     with office.core.store.transaction() as tx:
-        return shapes.plan(the_plan(tx, plan_id))
+        return shapes.plan(the_plan(tx, plan_id, who.tenant))
 
 
 @router.get("/{plan_id}/steps", response_model=forms.Steps, responses=documented(404))
-def steps(office: Here, plan_id: UUID) -> Any:
+def steps(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """List a plan's steps by number."""
     with office.core.store.transaction() as tx:
-        plan = the_plan(tx, plan_id)
+        plan = the_plan(tx, plan_id, who.tenant)
         return {"steps": [shapes.step(found) for found in tx.steps(plan.plan_id)]}
 
 
 @router.get("/{plan_id}/calls", response_model=forms.Calls, responses=documented(404))
-def calls(office: Here, plan_id: UUID) -> Any:
+def calls(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """List the tool and model calls of a plan's journal, without what they returned: that is their evidence."""
     with office.core.store.transaction() as tx:
-        plan = the_plan(tx, plan_id)
+        plan = the_plan(tx, plan_id, who.tenant)
         return {"calls": [shapes.call(found) for found in tx.calls(plan.plan_id)]}
 
 
 @router.get("/{plan_id}/facts", response_model=forms.Facts, responses=documented(404))
-def facts(office: Here, plan_id: UUID) -> Any:
+def facts(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """List what a plan has found: quotes, and where they stand."""
     with office.core.store.transaction() as tx:
-        plan = the_plan(tx, plan_id)
+        plan = the_plan(tx, plan_id, who.tenant)
         return {"facts": [shapes.fact(found) for found in tx.facts(plan.plan_id)]}
 
 
 @router.get("/{plan_id}/audit", response_model=forms.Audit, responses=documented(404))
-def audit(office: Here, plan_id: UUID) -> Any:
+def audit(office: Here, who: Annotated[Principal, Depends(reads("audit.read"))], plan_id: UUID) -> Any:
     """Show a plan's sealed records, and whether every seal holds."""
     with office.core.store.transaction() as tx:
-        the_plan(tx, plan_id)
+        the_plan(tx, plan_id, who.tenant)
         # under the plan's lock, so that the chain and what the plan remembers of it belong together
         plan = tx.lock_plan(str(plan_id))
         if plan is None:
@@ -112,11 +120,14 @@ def audit(office: Here, plan_id: UUID) -> Any:
     },
 )
 def written(
-    office: Here, plan_id: UUID, accepted: Annotated[str | None, Header(alias="Accept")] = None
+    office: Here,
+    who: Annotated[Principal, Depends(reads("report.read"))],
+    plan_id: UUID,
+    accepted: Annotated[str | None, Header(alias="Accept")] = None,
 ) -> Response:
     """Give a plan's report, in which every sentence has its citations; 404 until there is one."""
     with office.core.store.transaction() as tx:
-        plan = the_plan(tx, plan_id)
+        plan = the_plan(tx, plan_id, who.tenant)
         found = tx.report(plan.plan_id)
     if found is None:
         raise NotFound("report", f"of plan {plan_id} yet; it is {plan.state}")
@@ -126,34 +137,44 @@ def written(
 
 
 @router.post("/{plan_id}/cancel", response_model=forms.Plan, responses=documented(404, 409))
-def cancel(office: Here, plan_id: UUID, form: forms.CancelForm | None = None) -> Any:
+def cancel(
+    office: Here,
+    who: Annotated[Principal, Depends(acts("plan.cancel"))],
+    plan_id: UUID,
+    form: forms.CancelForm | None = None,
+) -> Any:
     """End a plan now. What it has found stays; a worker that is still busy with it can no longer write."""
     with office.core.store.transaction() as tx:
-        the_plan(tx, plan_id)
+        the_plan(tx, plan_id, who.tenant)
     reason = (form or forms.CancelForm()).reason
-    office.core.conductor.cancel(str(plan_id), by=CALLER, reason=reason)
+    office.core.conductor.cancel(str(plan_id), by=who.name, reason=reason)
     with office.core.store.transaction() as tx:
-        return shapes.plan(the_plan(tx, plan_id))
+        return shapes.plan(the_plan(tx, plan_id, who.tenant))
 
 
 @router.post("/{plan_id}/retry", response_model=forms.Plan, responses=documented(404, 409))
-def retry(office: Here, plan_id: UUID) -> Any:
+def retry(office: Here, who: Annotated[Principal, Depends(acts("plan.retry"))], plan_id: UUID) -> Any:
     """Take a plan that was given up on up again, where it stopped."""
     with office.core.store.transaction() as tx:
-        the_plan(tx, plan_id)
-    return shapes.plan(office.core.conductor.replay(str(plan_id), by=CALLER))
+        the_plan(tx, plan_id, who.tenant)
+    return shapes.plan(office.core.conductor.replay(str(plan_id), by=who.name))
 
 
 @router.post("/{plan_id}/fork", status_code=202, response_model=forms.Plan, responses=documented(404, 409))
 def fork(
-    office: Here, plan_id: UUID, response: Response, form: forms.ForkForm | None = None, key: Key = None
+    office: Here,
+    who: Annotated[Principal, Depends(acts("plan.fork"))],
+    plan_id: UUID,
+    response: Response,
+    form: forms.ForkForm | None = None,
+    key: Key = None,
 ) -> Any:
     """Make a new plan that goes on from a step of this one, perhaps with another question; this one stays as it is."""
     with office.core.store.transaction() as tx:
-        the_plan(tx, plan_id)
+        the_plan(tx, plan_id, who.tenant)
     wanted = form or forms.ForkForm()
     made = office.core.conductor.fork(
-        str(plan_id), from_step=wanted.from_step, goal=wanted.goal, by=CALLER, key=key
+        str(plan_id), from_step=wanted.from_step, goal=wanted.goal, by=who.name, key=key
     )
     response.headers["Location"] = f"/plans/{made.plan_id}"
     return shapes.plan(made)

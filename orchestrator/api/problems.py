@@ -85,6 +85,13 @@ class FieldFault(BaseModel):
     what: str
 
 
+class Objection(BaseModel):
+    """Why the policy does not allow it: a stable code, and the action or role that it is about."""
+
+    reason: str
+    capability: str
+
+
 class Problem(BaseModel):
     """What went wrong, by RFC 9457; `code` is stable, `detail` is a sentence for whoever can act on it."""
 
@@ -97,6 +104,7 @@ class Problem(BaseModel):
     trace_id: str
     errors: list[FieldFault] = []
     dependencies: dict[str, str] = {}
+    reasons: list[Objection] = []
 
 
 def problem(
@@ -189,5 +197,5 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-ANYWHERE: Final = (403, 413, 415, 421, 422, 500, 503)
+ANYWHERE: Final = (401, 403, 413, 415, 421, 422, 429, 500, 503)
 """What any route may answer: the door and the store stand before all of them."""

@@ -8,12 +8,13 @@ from uuid import UUID
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from orchestrator import shapes
 from orchestrator.api import accept, events, forms
+from orchestrator.api.identity import Principal, acts
 from orchestrator.api.office import Here, Office, the_plan
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import Key, question, submit_research
@@ -45,6 +46,7 @@ _EVENT = re.compile(r"([0-9a-f-]{36}):(\d{1,10})")
 )
 async def research(
     office: Here,
+    who: Annotated[Principal, Depends(acts("research.run"))],
     http: Request,
     form: forms.ResearchForm,
     wait: Annotated[float | None, Query(ge=0, le=_LONGEST_S, description="The most seconds to wait.")] = None,
@@ -59,7 +61,7 @@ async def research(
     """
     preferred = accept.patience(prefer)
     patience = min(next((s for s in (wait, preferred) if s is not None), _USUAL_S), _LONGEST_S)
-    plan = await run_sync(submit_research, office, form, key)
+    plan = await run_sync(submit_research, office, who, form, key)
     plan = await _waited(office, http, plan, patience)
     headers = {"Location": f"/plans/{plan.plan_id}"}
     if preferred is not None and wait is None:
@@ -76,13 +78,13 @@ async def _waited(office: Office, http: Request, plan: Plan, seconds: float) -> 
         if office.stopping.is_set() or await http.is_disconnected():
             break
         await anyio.sleep(min(_LOOK_EVERY_S, max(0.0, until - anyio.current_time())))
-        plan = await run_sync(_found, office, plan.plan_id, limiter=office.lookers)
+        plan = await run_sync(_found, office, plan.plan_id, plan.tenant, limiter=office.lookers)
     return plan
 
 
-def _found(office: Office, plan_id: str) -> Plan:
+def _found(office: Office, plan_id: str, tenant: str) -> Plan:
     with office.core.store.transaction() as tx:
-        return the_plan(tx, plan_id)
+        return the_plan(tx, plan_id, tenant)
 
 
 def _answer(office: Office, plan: Plan) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def _answer(office: Office, plan: Plan) -> dict[str, Any]:
 )
 def streamed(
     office: Here,
+    who: Annotated[Principal, Depends(acts("research.run"))],
     query: Annotated[
         str,
         Query(
@@ -134,8 +137,8 @@ def streamed(
         plan_id, after = _place(last)
     else:
         form = question(query, depth, max_sources)
-        plan_id, after = submit_research(office, form, None).plan_id, 0
-    return events.stream(office, plan_id, after=after, name=_name)
+        plan_id, after = submit_research(office, who, form, None).plan_id, 0
+    return events.stream(office, plan_id, tenant=who.tenant, after=after, name=_name)
 
 
 def _name(event: Event) -> str:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from orchestrator import shapes, timetable
 from orchestrator.api import forms
-from orchestrator.api.office import CALLER, TENANT, Core
+from orchestrator.api.identity import Principal, acts, reads
+from orchestrator.api.office import Core
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import Key, allowed_folder, usual_folder
 from orchestrator.chronos import Change, Chronos, Draft
@@ -122,89 +123,115 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter(tags=["schedules"], responses=documented(404, 409))
 
     @routes.get("/schedules", response_model=forms.Schedules)
-    def list_schedules() -> dict[str, Any]:
+    def list_schedules(
+        who: Annotated[Principal, Depends(reads("schedule.read"))],
+    ) -> dict[str, Any]:
         """Every schedule by name."""
-        return {"schedules": [shapes.schedule(s) for s in chronos().list(tenant=TENANT)]}
+        return {"schedules": [shapes.schedule(s) for s in chronos().list(tenant=who.tenant)]}
 
     @routes.post("/schedules", status_code=201, response_model=forms.Schedule)
-    def add_schedule(asked: NewSchedule, response: Response) -> dict[str, Any]:
+    def add_schedule(
+        who: Annotated[Principal, Depends(acts("schedule.create"))], asked: NewSchedule, response: Response
+    ) -> dict[str, Any]:
         """Keep a new schedule; 409 when the name is taken."""
         given = asked.model_dump(exclude={"request"})
-        request = {**somewhere(core, asked.request.model_dump()), "requester": CALLER}
-        made = chronos().add(Draft(**given, request=request, tenant=TENANT))
+        request = {**somewhere(core, asked.request.model_dump()), "requester": who.name}
+        made = chronos().add(Draft(**given, request=request, tenant=who.tenant))
         response.headers["Location"] = f"/schedules/{made.schedule_id}"
         return shapes.schedule(made)
 
     @routes.get("/schedules/{schedule}", response_model=forms.ShownSchedule)
-    def show_schedule(schedule: Named) -> dict[str, Any]:
+    def show_schedule(
+        who: Annotated[Principal, Depends(reads("schedule.read"))], schedule: Named
+    ) -> dict[str, Any]:
         """One schedule by its name or id, with its next times."""
-        found = chronos().show(schedule, tenant=TENANT)
-        upcoming = chronos().upcoming(schedule, tenant=TENANT)
+        found = chronos().show(schedule, tenant=who.tenant)
+        upcoming = chronos().upcoming(schedule, tenant=who.tenant)
         return {**shapes.schedule(found), "upcoming": [at.isoformat() for at in upcoming]}
 
     @routes.patch("/schedules/{schedule}", response_model=forms.Schedule)
-    def change_schedule(schedule: Named, asked: ChangedSchedule) -> dict[str, Any]:
+    def change_schedule(
+        who: Annotated[Principal, Depends(acts("schedule.change"))], schedule: Named, asked: ChangedSchedule
+    ) -> dict[str, Any]:
         """Change, pause or resume a schedule from now on."""
         # whoever changes what is asked for becomes who asks for it
         given = asked.model_dump(exclude={"request"})
-        request = {**within(core, asked.request), "requester": CALLER} if asked.request else {}
-        return shapes.schedule(chronos().change(schedule, Change(**given, request=request), tenant=TENANT))
+        request = {**within(core, asked.request), "requester": who.name} if asked.request else {}
+        return shapes.schedule(
+            chronos().change(schedule, Change(**given, request=request), tenant=who.tenant)
+        )
 
     @routes.delete("/schedules/{schedule}", status_code=204)
-    def remove_schedule(schedule: Named) -> None:
+    def remove_schedule(who: Annotated[Principal, Depends(acts("schedule.remove"))], schedule: Named) -> None:
         """Forget a schedule and its history; its plans stay."""
-        chronos().remove(schedule, tenant=TENANT)
+        chronos().remove(schedule, tenant=who.tenant)
 
     @routes.get("/schedules/{schedule}/firings", response_model=forms.Firings)
-    def list_firings(schedule: Named, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, Any]:
+    def list_firings(
+        who: Annotated[Principal, Depends(reads("schedule.read"))],
+        schedule: Named,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    ) -> dict[str, Any]:
         """What became of a schedule's ticks, the newest first."""
-        found = chronos().history(schedule, tenant=TENANT, limit=limit)
+        found = chronos().history(schedule, tenant=who.tenant, limit=limit)
         return {"firings": [shapes.firing(f) for f in found]}
 
     @routes.post("/schedules/{schedule}/run", status_code=202, response_model=forms.Firing)
-    def run_schedule(schedule: Named, key: Key = None) -> dict[str, Any]:
+    def run_schedule(
+        who: Annotated[Principal, Depends(acts("schedule.trigger"))], schedule: Named, key: Key = None
+    ) -> dict[str, Any]:
         """Fire a schedule now; the same Idempotency-Key fires it once."""
-        return shapes.firing(chronos().trigger(schedule, key=key, tenant=TENANT))
+        return shapes.firing(chronos().trigger(schedule, key=key, tenant=who.tenant))
 
     @routes.post("/trigger", status_code=202, response_model=forms.Firing)
-    def trigger(asked: Trigger | Question, key: Key = None) -> dict[str, Any]:
+    def trigger(
+        who: Annotated[Principal, Depends(acts("schedule.trigger"))],
+        asked: Trigger | Question,
+        key: Key = None,
+    ) -> dict[str, Any]:
         """Fire one tick from outside; the same `due_at`, or the same Idempotency-Key, is fired once.
 
         A clock that keeps its own schedules sends the question itself.
         """
         if isinstance(asked, Question):
-            return _asked(core, asked, key)
-        return shapes.firing(chronos().trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=TENANT))
+            return _asked(core, who, asked, key)
+        return shapes.firing(
+            chronos().trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=who.tenant)
+        )
 
     @routes.post("/schedule", status_code=201, response_model=forms.Kept)
-    def add_brief(asked: BriefForm) -> dict[str, Any]:
+    def add_brief(
+        who: Annotated[Principal, Depends(acts("schedule.create"))], asked: BriefForm
+    ) -> dict[str, Any]:
         """Keep a schedule that is given as one question with a cron expression in UTC."""
-        draft = asked.draft(requester=CALLER, tenant=TENANT)
+        draft = asked.draft(requester=who.name, tenant=who.tenant)
         made = chronos().put(replace(draft, request=somewhere(core, draft.request)))
         return {"message": "The schedule is kept.", "data": _brief(chronos(), made)}
 
     @routes.get("/schedule", response_model=forms.KeptBriefs)
-    def list_briefs() -> dict[str, Any]:
+    def list_briefs(
+        who: Annotated[Principal, Depends(reads("schedule.read"))],
+    ) -> dict[str, Any]:
         """Every schedule in the form in which `POST /schedule` takes one."""
-        found = [_brief(chronos(), s) for s in chronos().list(tenant=TENANT)]
+        found = [_brief(chronos(), s) for s in chronos().list(tenant=who.tenant)]
         return {"message": f"Schedules: {len(found)}.", "data": found}
 
     @routes.delete("/schedule/{schedule}", status_code=204)
-    def remove_brief(schedule: Named) -> None:
+    def remove_brief(who: Annotated[Principal, Depends(acts("schedule.remove"))], schedule: Named) -> None:
         """Forget a schedule and its history; its plans stay."""
-        chronos().remove(schedule, tenant=TENANT)
+        chronos().remove(schedule, tenant=who.tenant)
 
     return routes
 
 
-def _asked(core: Core, asked: Question, key: str | None) -> dict[str, Any]:
+def _asked(core: Core, who: Principal, asked: Question, key: str | None) -> dict[str, Any]:
     folder = usual_folder(core.settings)
     plan = core.conductor.submit(
         request(
             asked.query,
             depth=asked.depth,
-            tenant=TENANT,
-            requester=CALLER,
+            tenant=who.tenant,
+            requester=who.name,
             sources={} if folder is None else {"documents": folder},
             metadata={"max_sources": asked.max_sources},
             key=key,
@@ -222,7 +249,7 @@ def _asked(core: Core, asked: Question, key: str | None) -> dict[str, Any]:
 
 
 def _brief(chronos: Chronos, kept: Schedule) -> dict[str, Any]:
-    ran = [f for f in chronos.history(kept.schedule_id, tenant=TENANT) if f.plan_id is not None]
+    ran = [f for f in chronos.history(kept.schedule_id, tenant=kept.tenant) if f.plan_id is not None]
     metadata = kept.request.get("metadata")
     return {
         "task_id": kept.schedule_id,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from orchestrator import shapes
 from orchestrator.api import forms
-from orchestrator.api.identity import Principal, acts
+from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Here
 from orchestrator.api.problems import documented
 from orchestrator.domain.errors import InvalidSecret
@@ -25,7 +25,7 @@ _MOST_VERSIONS: Final = 2**31 - 1
 Named = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="The secret's name.", max_length=64)
 ]
-Reader = Annotated[Principal, Depends(acts("secret.read_versions"))]
+Reader = Annotated[Principal, Depends(reads("secret.read_versions"))]
 Keeper = Annotated[Principal, Depends(acts("secret.manage"))]
 
 

@@ -9,9 +9,10 @@ from fastapi import Header
 from pydantic import AfterValidator, ValidationError
 
 from orchestrator.api.forms import PlanForm, ResearchForm, SourcesForm, check_storable
-from orchestrator.api.office import CALLER, TENANT, Office
+from orchestrator.api.office import Office
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import InvalidRequest, InvalidSources
+from orchestrator.domain.identity import Principal
 from orchestrator.domain.plan import KEY_LIMIT, Json, Plan, request
 from orchestrator.settings import Settings
 
@@ -34,14 +35,14 @@ Key = Annotated[
 ]
 
 
-def submit_plan(office: Office, form: PlanForm, key: str | None) -> Plan:
+def submit_plan(office: Office, who: Principal, form: PlanForm, key: str | None) -> Plan:
     """Accept what a form asks for and return its plan. Raises the kind of `Invalid` that says what is wrong."""
     return office.core.conductor.submit(
         request(
             form.goal,
             depth=form.depth,
-            tenant=TENANT,
-            requester=CALLER,
+            tenant=who.tenant,
+            requester=who.name,
             sources=_sources(office.core.settings, form.sources, form.max_sources, form.domain),
             budget=Budget(**form.budget.model_dump()),
             priority=form.priority,
@@ -51,10 +52,10 @@ def submit_plan(office: Office, form: PlanForm, key: str | None) -> Plan:
     )
 
 
-def submit_research(office: Office, form: ResearchForm, key: str | None) -> Plan:
+def submit_research(office: Office, who: Principal, form: ResearchForm, key: str | None) -> Plan:
     """Accept a question and return its plan."""
     goal = PlanForm(goal=form.query, depth=form.depth, max_sources=form.max_sources, sources=form.sources)
-    return submit_plan(office, goal, key)
+    return submit_plan(office, who, goal, key)
 
 
 def question(query: str, depth: int, max_sources: int | None) -> ResearchForm:
@@ -83,7 +84,7 @@ def usual_folder(settings: Settings) -> str | None:
 def allowed_folder(documents: str, roots: tuple[Path, ...]) -> Path:
     """Return the folder, if it lies where this server lets documents be read.
 
-    Nobody's identity is verified, so a caller may not choose among all folders that this process can read.
+    This process can read more folders than its callers may choose among.
     """
     try:
         folder = Path(documents).resolve()

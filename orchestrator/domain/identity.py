@@ -35,7 +35,7 @@ class Principal:
     tenant: str
     roles: frozenset[str]
     scopes: tuple[str, ...] = (EVERYTHING,)
-    kind: str = "development"
+    kind: str = ""
     credential: str = ""
     until: datetime | None = None
 

@@ -22,6 +22,7 @@ DOORS = {
     "orchestrator/database.py:__init__": "the embedded server's library may raise anything; it becomes Unavailable",
     "orchestrator/locks.py:_asked": "a hint must not be able to harm what it is a hint for",
     "orchestrator/locks.py:fault": "whatever keeps a Redis from answering is what was asked for",
+    "orchestrator/rates.py:take": "whatever Redis does, a request is counted and answered",
     "orchestrator/vault/notary.py:__call__": "nothing may stop checkpoints from being made",
     "workers/broker_loop.py:_carry": "a message that nobody foresaw is rejected, and its neighbours go on",
     "workers/celery_app.py:create_task_handler": "a message must not be able to end the worker",

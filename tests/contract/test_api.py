@@ -17,7 +17,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from orchestrator import api, database, settings
-from orchestrator.api import accept, door, events, problems
+from orchestrator.api import accept, door, events, identity, problems
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain import errors
 from orchestrator.domain.lifecycle import PLAN_ENDS
@@ -87,7 +87,9 @@ class Site:
             secrets=SealedSecrets(self.store, MasterKeys(lambda: [b"m" * 32])),
         )
         self.secrets = core.secrets
-        self.app = api.build(core, stopping=self.stopping, **options)
+        self.app = api.build(
+            core, **{"reception": identity.development(), "stopping": self.stopping, **options}
+        )
         self._portal = portal
         self._alive = Alive(dsn)
 
@@ -1056,7 +1058,7 @@ class TestHealth:
             sealer=fresh.sealer,
             conductor=fresh.conductor,
         )
-        fresh.app = api.build(core)
+        fresh.app = api.build(core, reception=identity.development())
         answer = fresh.get("/readyz")
         assert refusal(answer) == (503, "not_ready")
         assert set(answer.json()["dependencies"]) == {"postgres", "broker"}
@@ -1071,7 +1073,7 @@ class TestHealth:
                 sealer=fresh.sealer,
                 conductor=fresh.conductor,
             )
-            fresh.app = api.build(core)
+            fresh.app = api.build(core, reception=identity.development())
             answer = fresh.get("/readyz")
             return answer.status_code, answer.json()["dependencies"]["redis"]
 

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from orchestrator.api import schedules
+from orchestrator.api import identity, schedules
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Conflict, NotFound
 from orchestrator.inmemory import InMemoryStore
@@ -24,6 +24,8 @@ def client(sealer, tmp_path):
     chosen = SimpleNamespace(roots=(tmp_path,))
     core = SimpleNamespace(store=store, conductor=conductor, settings=chosen)
     app.include_router(schedules.router(core))
+    app.state.reception = identity.development()
+    app.add_middleware(identity.Gatehouse, reception=app.state.reception)
     made = TestClient(app)
     made.store = store
     return made

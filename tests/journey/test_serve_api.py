@@ -39,13 +39,15 @@ CUTS = 50
 class Replica:
     """One process that serves, and where."""
 
-    def __init__(self, place, dsn, *options):
+    def __init__(self, place, dsn, *options, more=None):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(settings.PREFIX)}
         environment |= {
             "ORCHESTRATOR_DATA_DIR": str(place / "data"),
             "ORCHESTRATOR_DATABASE_URL": dsn,
             "ORCHESTRATOR_DOCUMENTS_ROOTS": str(place / "docs"),
+            "ORCHESTRATOR_DEV_ANONYMOUS": "true",
             "NO_COLOR": "1",
+            **(more or {}),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "workers.cli", "serve", "api", "--port", "0", *options],
@@ -315,8 +317,71 @@ def test_told_to_stop_it_ends_its_streams_and_itself(replicas, idle_plan):
 
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "10.1.2.3", "example.org", ""])
 def test_an_address_that_others_can_reach_is_refused_with_the_reason(host, capsys):
-    assert cli.run(["serve", "api", "--host", host]) == 2
-    assert "does not yet ask who calls" in capsys.readouterr().err
+    assert cli.run(["serve", "api", "--dev-anonymous", "--host", host]) == 2
+    assert "while it asks nobody who they are" in capsys.readouterr().err
+
+
+def test_the_setting_keeps_it_on_this_machine_as_the_option_does(capsys, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_DEV_ANONYMOUS", "true")
+    assert cli.run(["serve", "api", "--host", EVERYWHERE]) == 2
+    assert "while it asks nobody who they are" in capsys.readouterr().err
+
+
+def test_without_an_address_it_does_not_listen_everywhere(capsys):
+    assert cli.run(["serve", "api", "--host", ""]) == 2
+    assert "Name an address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [None, "--dev-anonymous"])
+def test_that_it_asks_nobody_is_told_loudly_and_never_so_by_itself(place, database_url, option):
+    options = ["--no-work", *([option] if option else [])]
+    replica = Replica(place, database_url, *options, more={"ORCHESTRATOR_DEV_ANONYMOUS": "false"})
+    said = []
+    for line in replica.process.stderr:
+        said.append(line)
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            status = httpx.get(f"{found[0]}/plans").status_code
+            break
+    replica.kill()
+
+    loud = "NOBODY IS ASKED WHO THEY ARE" in "".join(said), '"identity.off"' in "".join(said)
+    assert (status, loud) == ((200, (True, True)) if option else (401, (False, False)))
+
+
+def test_a_key_made_on_the_command_line_opens_the_api_under_the_names_it_is_trusted_with(
+    place, database_url, capsys, monkeypatch
+):
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", database_url)
+    monkeypatch.setenv("ORCHESTRATOR_DATA_DIR", str(place / "data"))
+    assert cli.run(["keys", "create", "ada", "--role", "operator", "--expires", "1h", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    named = {"ORCHESTRATOR_DEV_ANONYMOUS": "false", "ORCHESTRATOR_TRUSTED_HOSTS": "plans.example"}
+    replica = Replica(place, database_url, "--no-work", "--verbose", more=named).await_ready()
+    shown = {"Authorization": f"Bearer {made['token']}"}
+    try:
+        said = httpx.get(f"{replica.url}/auth/session", headers={**shown, "Host": "plans.example"})
+        assert (said.status_code, said.json()["name"]) == (200, "ada")
+        assert httpx.get(f"{replica.url}/plans", headers={**shown, "Host": "evil.example"}).status_code == 421
+        submitted = httpx.post(f"{replica.url}/plans", headers=shown, json={"goal": "What is a lighthouse?"})
+        assert (submitted.status_code, submitted.json()["requester"]) == (202, "ada")
+
+        assert cli.run(["keys", "list", "--json"]) == 0
+        listed = capsys.readouterr().out
+        assert [key["last_used_at"] is None for key in json.loads(listed)["keys"]] == [False]
+        assert cli.run(["keys", "rotate", made["key_id"], "--overlap", "0s", "--json"]) == 0
+        fresh = json.loads(capsys.readouterr().out)
+        assert httpx.get(f"{replica.url}/plans", headers=shown).status_code == 401
+        renewed = {"Authorization": f"Bearer {fresh['token']}"}
+        assert httpx.get(f"{replica.url}/plans", headers=renewed).status_code == 200
+        assert cli.run(["keys", "revoke", fresh["key_id"], "--json", "--verbose"]) == 0
+        revoked = capsys.readouterr()
+        assert httpx.get(f"{replica.url}/plans", headers=renewed).status_code == 401
+    finally:
+        replica.process.terminate()
+        _, log = replica.process.communicate(timeout=PATIENCE_S)
+    assert '"key.revoked"' in revoked.err
+    for secret in (made["token"][-43:], fresh["token"][-43:]):
+        assert secret not in listed + revoked.out + revoked.err + log
 
 
 def test_a_port_that_is_taken_is_refused_with_what_to_do(replicas, place, database_url):

@@ -45,9 +45,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "audit verify", "audit show", "audit checkpoint", "audit prove", "audit check", "audit export",
         "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",
         "secrets rekey",
-        "approvals list", "approvals approve", "approvals reject",
         "keys create", "keys list", "keys rotate", "keys revoke",
-        "report show", "report verify", "audit verify", "audit show", "config show", "config check",
     ],
 )  # fmt: skip
 def test_every_verb_explains_itself_and_has_json(run, verb):

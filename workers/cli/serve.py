@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator import house
 from orchestrator.domain.errors import Invalid, Misconfigured, Unavailable
 from workers import signals
 from workers.cli import doors, flags, view
@@ -35,27 +36,40 @@ def _root() -> None:
 def api(
     *,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen: on this machine only.")
+        str,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="Where to listen; with --dev-anonymous on this machine only."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option("--port", min=0, max=65535, metavar="N", help="The port, by default the setting's."),
     ] = None,
+    dev_anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--dev-anonymous",
+            help="Let whoever reaches it in as an operator, without asking who they are: for development, on this machine.",
+        ),
+    ] = False,
     work: flags.Work = None,
     data: flags.Data = None,
     verbose: flags.Verbose = False,
 ) -> None:
     """Serve plans, events, reports, dead letters and approvals over HTTP, until Ctrl-C.
 
-    It listens on this machine only, for it does not yet ask who calls. `/openapi.json` describes it.
+    Callers show an API key, which `orchestrator keys create` makes, a session, or a token of the identity provider that
+    the settings name. `/openapi.json` describes the routes.
     """
-    address = _loopback(host)
     chosen = doors.settings(data)
+    if dev_anonymous:
+        chosen = chosen.model_copy(update={"dev_anonymous": True})
+    address = _loopback(host) if chosen.dev_anonymous else _named(host)
     with doors.opened(chosen, verbose=verbose) as core, contextlib.ExitStack() as stack:
         _log(chosen.log_level, verbose=verbose)
         if doors.alone(chosen) if work is None else work:
             stack.enter_context(doors.working(core))
-        _serve(core, address, chosen.api_port if port is None else port)
+        _serve(core, address, chosen.api_port if port is None else port, stack)
 
 
 @app.command()
@@ -79,6 +93,14 @@ def _log(level: str, *, verbose: bool) -> None:
         telemetry.configure(level)
 
 
+def _named(host: str) -> str:
+    if not host.strip():
+        raise Invalid(
+            "Name an address to listen on, such as 127.0.0.1; an empty one would be every one there is."
+        )
+    return host
+
+
 def _loopback(host: str) -> str:
     if host.lower() == "localhost":
         return "127.0.0.1"
@@ -86,21 +108,37 @@ def _loopback(host: str) -> str:
         if ipaddress.ip_address(host).is_loopback:
             return host
     raise Invalid(
-        f"The API does not listen on {host}: it does not yet ask who calls, so whoever reached that address could "
-        "read and decide everything. Listen on 127.0.0.1, and let a proxy that asks stand before it."
+        f"The API does not listen on {host} while it asks nobody who they are (--dev-anonymous or the setting "
+        "dev_anonymous): whoever reached that address could read and decide everything. Listen on 127.0.0.1, or make "
+        "callers show keys."
     )
 
 
-def _serve(core: Core, host: str, port: int) -> None:
+def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> None:
     # both take a while to import, which help and usage errors should not wait for
     import uvicorn
 
     from orchestrator import api as http
+    from orchestrator import wiring
+    from orchestrator.api import identity
+    from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
 
     _refuse_exposed(core)
     stopping = threading.Event()
+    try:
+        judge = EmbeddedEnforcer(house.path("policies"))
+    except PolicyLoadError as error:
+        raise Misconfigured(str(error)) from error
+    rates = stack.enter_context(wiring.rates(core.settings))
+    front = identity.reception(core.settings, ring=core.keyring, rates=rates, judge=judge)
+    if core.settings.dev_anonymous:
+        view.tell(
+            "NOBODY IS ASKED WHO THEY ARE: whoever reaches this port on this machine is an operator. Never do this where "
+            "others can log in.",
+            "bold red",
+        )
     config = uvicorn.Config(
-        http.build(core, stopping=stopping),
+        http.build(core, reception=front, hosts=core.settings.own_hosts, stopping=stopping),
         host=host,
         port=port,
         log_config=None,
