@@ -148,7 +148,7 @@ class TestNobodyIsProvedByATokenThat:
 
     def test_names_a_key_of_another_algorithm(self, issuer, provider):
         for kid in ("ES256", "EdDSA"):
-            with pytest.raises(Unproven):
+            with pytest.raises(Unproven, match="does not fit its key"):
                 issuer.proved(provider.token("RS256", headers={"kid": kid}))
 
     def test_brings_its_own_key(self, issuer, provider):
