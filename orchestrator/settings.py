@@ -83,6 +83,7 @@ class Settings(BaseModel):
     model_key_env: str
     model_input_uusd_per_1k: int = Field(ge=0)
     model_output_uusd_per_1k: int = Field(ge=0)
+    stops_file: str
     opa_url: str
     opa_timeout_s: float = Field(gt=0, le=30)
     opa_ca_file: str
@@ -141,6 +142,11 @@ class Settings(BaseModel):
     def own_hosts(self) -> frozenset[str]:
         """The names under which the API answers, besides those of this machine."""
         return frozenset(self.trusted_hosts.lower().split())
+
+    @property
+    def stops(self) -> Path:
+        """The file of the kill switch."""
+        return Path(self.stops_file).expanduser() if self.stops_file else self.data / "stops.txt"
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -33,6 +33,8 @@ from workers.executor import Executor
 from workers.gate.gate import Gate
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
+from workers.gate.stops import Stops
+from workers.gate.surroundings import Known
 from workers.step_consumer import StepConsumer
 from workers.toolhost import egress, model, offer, registry, web
 from workers.toolhost.documents import server as documents_server
@@ -62,6 +64,11 @@ def enforcer(settings: Settings) -> Enforcer:
         )
     except PolicyLoadError as error:
         raise Misconfigured(str(error)) from error
+
+
+def stops(settings: Settings) -> Stops:
+    """The kill switch that is configured."""
+    return Stops(settings.stops, may_be_missing=not settings.stops_file)
 
 
 class Hands:
@@ -105,6 +112,7 @@ class Hands:
                 self._host,
                 prices,
                 opened.locks,
+                known=Known(stops=stops(settings)),
                 crash_point=crash_point,
             ),
             minds,

@@ -37,6 +37,7 @@ DOORS = {
     "workers/gate/policy.py:_rendered": "a question that cannot be written down is malformed",
     "workers/gate/policy.py:_compiled": "a policy that does not compile is not loaded",
     "workers/toolhost/host.py:_answer": "a server's failure becomes a failed call",
+    "workers/toolhost/host.py:schema": "a server that cannot say what its tool is becomes a failed call",
     "workers/toolhost/host.py:_await_start": "a server that does not start becomes a failed call",
     "workers/toolhost/host.py:_live": "whoever waits for a server is told",
     "workers/toolhost/documents/reading.py:_from_pdf": "a hostile PDF makes its parser raise anything",

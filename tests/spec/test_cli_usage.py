@@ -46,6 +46,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",
         "secrets rekey",
         "keys create", "keys list", "keys rotate", "keys revoke",
+        "policy stop", "policy resume", "policy stops",
     ],
 )  # fmt: skip
 def test_every_verb_explains_itself_and_has_json(run, verb):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.judgement import Judgement
 from orchestrator.ports import Judge
+from tests.contract import opa_server
 from workers.gate import policy
 from workers.gate.policy import Decision, EmbeddedEnforcer, PolicyLoadError, Question, Reason
 
@@ -76,7 +77,9 @@ class TestTheTable:
         assert {reason["reason"] for row in ROWS for reason in row["deny"]} == policy.REASONS
         assert all(row["allow"] is not bool(row["deny"]) for row in ROWS)
 
-    @pytest.mark.skipif(shutil.which("opa") is None, reason="no opa binary on the PATH")
+    @pytest.mark.skipif(
+        opa_server.program() is None, reason=f"no opa {opa_server.PIN} on the PATH or in ~/go/bin"
+    )
     def test_is_decided_alike_by_a_real_opa(self, tmp_path):
         (tmp_path / "rows.json").write_text(json.dumps({"rows": ROWS}), encoding="utf-8")
         (tmp_path / "harness.rego").write_text(
@@ -91,7 +94,16 @@ class TestTheTable:
             """,
             encoding="utf-8",
         )
-        command = ["opa", "eval", "--format", "raw", "-d", POLICIES / "capabilities.rego", "-d", tmp_path]
+        command = [
+            opa_server.program(),
+            "eval",
+            "--format",
+            "raw",
+            "-d",
+            POLICIES / "capabilities.rego",
+            "-d",
+            tmp_path,
+        ]
         done = subprocess.run([*command, "data.harness.decided"], check=True, capture_output=True, text=True)
 
         decided = {row["name"]: (row["allow"], expected(row)) for row in json.loads(done.stdout)}
@@ -620,6 +632,7 @@ class TestAPolicyFolder:
     def test_whose_table_never_denies_is_refused(self, folder):
         rows = [row for row in ROWS if row["allow"]]
         (folder / "tests" / "capabilities.json").write_text(json.dumps(rows), encoding="utf-8")
+        (folder / "tests" / "calls.json").unlink()
 
         with pytest.raises(PolicyLoadError, match="proves nothing"):
             EmbeddedEnforcer(folder)

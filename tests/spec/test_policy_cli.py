@@ -11,6 +11,7 @@ import pytest
 from workers import cli
 from workers.cli import exits, policies
 from workers.gate import policy
+from workers.gate.stops import Stops
 
 POLICIES = Path(__file__).parents[2] / "policies"
 
@@ -208,3 +209,40 @@ class TestTheLint:
         (folder / "more.rego").write_text(f"{self.HEAD}{line}\n", encoding="utf-8")
 
         assert run("lint", "--policies", folder)[0] == exits.FINE
+
+
+class TestTheKillSwitch:
+    def test_is_thrown_listed_and_lifted(self, run, tmp_path):
+        assert run("stop", "tool:look", "--reason", "misbehaves")[0] == exits.FINE
+        assert run("stop", "tenant:acme", "--reason", "under investigation")[0] == exits.FINE
+
+        told = json.loads(run("stops", "--json")[1])["stops"]
+        assert told == [
+            {"target": "tool:look", "reason": "misbehaves"},
+            {"target": "tenant:acme", "reason": "under investigation"},
+        ]
+        assert Stops(tmp_path / "stops.txt").of(tenant="acme", tool="look", plan_id="p") == [
+            "tenant:acme",
+            "tool:look",
+        ]
+
+        assert run("resume", "tenant:acme")[0] == exits.FINE
+        assert [stop["target"] for stop in json.loads(run("stops", "--json")[1])["stops"]] == ["tool:look"]
+        assert run("resume", "tenant:acme")[0] == exits.NOT_FOUND
+
+    def test_takes_no_target_that_there_is_not(self, run):
+        assert run("stop", "everything", "--reason", "x")[0] == exits.USAGE
+
+    def test_makes_the_file_that_is_configured(self, run, tmp_path, monkeypatch):
+        monkeypatch.setenv("ORCHESTRATOR_STOPS_FILE", str(tmp_path / "shared" / "stops"))
+
+        assert run("stop", "all", "--reason", "fire")[0] == exits.FINE
+        assert (tmp_path / "shared" / "stops").read_text() == "all fire\n"
+
+    def test_that_cannot_be_read_is_told(self, run, tmp_path):
+        (tmp_path / "stops.txt").write_text("nonsense\n", encoding="utf-8")
+
+        code, _, err = run("stops")
+
+        assert code == exits.USAGE
+        assert "Everything is stopped" in err

@@ -28,6 +28,9 @@ items:
     timeout_s: 30
     cost_uusd: 1500
     exclusive: true
+    yields: [untrusted, sensitive]
+    max_calls: 3
+    schema_sha256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 servers:
   eyes: {builtin: documents}
   ears:
@@ -67,6 +70,9 @@ class TestARegistry:
                 keywords=(),
                 fallbacks=(),
                 exclusive=True,
+                yields=("untrusted", "sensitive"),
+                max_calls=3,
+                schema_sha256="0123456789abcdef" * 4,
             ),
         }
         assert loaded.servers == {
@@ -113,6 +119,9 @@ class TestAMistake:
             ),
             ("    capability: documents.read\n", "", "the key 'items.look.capability' is missing"),
             ("    semantics: idempotent\n", "", "the key 'items.look.semantics' is missing"),
+            ("max_calls: 3", "max_calls: -1", "the key 'items.listen.max_calls' is not valid"),
+            ("[untrusted, sensitive]", "[harmless]", "the key 'items.listen.yields.0' is not valid"),
+            ('cdef0123456789abcdef"', '"', "is not a SHA-256 in 64 hexadecimal digits"),
             ("semantics: idempotent", "semantics: twice", "the key 'items.look.semantics' is not valid"),
             ("timeout_s: 2.5", "timeout_s: 0", "the key 'items.look.timeout_s' is not valid"),
             ("timeout_s: 2.5", "timeout_s: .inf", "the key 'items.look.timeout_s' is not valid"),

@@ -32,6 +32,11 @@ MEANINGS: Final[Mapping[str, str]] = {
     "tenant_mismatch": "it concerns another tenant",
     "missing_role": "no role of the caller may do it",
     "outside_scopes": "the key or token is narrower than the caller's roles",
+    "stopped": "somebody stopped it; `orchestrator policy stops` says why",
+    "egress_denied": "it would reach a host that is not on the list, or no public one",
+    "tainted_way_out": "the plan has read what others wrote and what is confidential, and this could carry it out",
+    "schema_changed": "the tool does not describe itself as it did when it was pinned",
+    "quota_spent": "the plan has made as many calls of this tool as it may",
 }
 """What each reason means, for a person."""
 
@@ -170,6 +175,78 @@ def bundle(
         view.put_json({"file": str(out), "revision": revision, "bytes": len(packed)})
     else:
         view.tell(f"Revision {revision} is in {out}.", "green")
+
+
+_Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="all, tenant:NAME, tool:NAME or plan:ID.", show_default=False)
+]
+
+
+@app.command()
+def stop(
+    target: _Target,
+    *,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever lifts it.")],
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+) -> None:
+    """Throw the kill switch: no call of the target is made any more, and its steps are tried again later."""
+    file, stopped = _stopped(data)
+    from workers.gate import stops as switch
+
+    if not switch.TARGET.fullmatch(target):
+        raise Invalid("Name all, tenant:NAME, tool:NAME or plan:ID.")
+    _put(file, {**stopped, target: reason})
+    _tell_stops({**stopped, target: reason}, as_json=as_json)
+
+
+@app.command()
+def resume(target: _Target, *, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
+    """Lift what `policy stop` stopped."""
+    file, stopped = _stopped(data)
+    if target not in stopped:
+        raise NotFound("stop of", target)
+    left = {name: why for name, why in stopped.items() if name != target}
+    _put(file, left)
+    _tell_stops(left, as_json=as_json)
+
+
+@app.command()
+def stops(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
+    """List what is stopped, and why."""
+    _tell_stops(_stopped(data)[1], as_json=as_json)
+
+
+def _stopped(data: Path | None) -> tuple[Path, Mapping[str, str]]:
+    from workers import wiring  # takes a second, which help and usage errors should not wait for
+    from workers.gate import stops as switch
+
+    chosen = doors.settings(data)
+    try:
+        return chosen.stops, wiring.stops(chosen).now()
+    except switch.StopsUnreadableError as error:
+        if not chosen.stops.exists():
+            return chosen.stops, {}  # whoever writes it makes it
+        raise Misconfigured(str(error)) from error
+
+
+def _put(file: Path, stopped: Mapping[str, str]) -> None:
+    from workers.gate import stops as switch
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        switch.put(file, stopped)
+    except OSError as error:
+        raise Invalid(f"The stops cannot be written to {file}: {error.strerror}.") from error
+
+
+def _tell_stops(stopped: Mapping[str, str], *, as_json: bool) -> None:
+    if as_json:
+        view.put_json({"stops": [{"target": target, "reason": why} for target, why in stopped.items()]})
+    elif stopped:
+        view.put_table(("stopped", "why"), list(stopped.items()))
+    else:
+        view.tell("Nothing is stopped.", "green")
 
 
 def _folder(given: Path | None) -> Path:

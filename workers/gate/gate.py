@@ -43,11 +43,16 @@ from orchestrator.locks import NoLocks
 from orchestrator.ports import Hold, Locks
 from orchestrator.telemetry import log
 from workers.gate.policy import Decision, PolicyEnforcer, Question
+from workers.gate.stops import StopsUnreadableError
+from workers.gate.surroundings import Known, describe
 from workers.toolhost.host import ToolFailure, ToolHost
 from workers.toolhost.registry import Registry, ToolSpec
 
 APPROVERS = ("approver", "operator")
 """The roles that may decide what the gate asks."""
+
+_PASSING: Final = frozenset({"stopped", "schema_changed"})
+"""Objections that somebody lifts without changing the call: it is tried again, and its plan is not lost."""
 
 _TURN: Final = timedelta(seconds=0.5)
 """How long a call waits for the same call of a worker that was taken for dead."""
@@ -96,6 +101,7 @@ class Gate:
         prices: Mapping[str, int],
         locks: Locks | None = None,
         *,
+        known: Known | None = None,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._conductor = conductor
@@ -105,6 +111,7 @@ class Gate:
         self._host = host
         self._prices = prices
         self._locks = locks or NoLocks()
+        self._known = known or Known()
         self._crash_point = crash_point
 
     def call(
@@ -144,7 +151,7 @@ class Gate:
     def _decided(
         self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str, occurrence: int
     ) -> ToolResult:
-        decision = self._judge(claimed, tool, key)
+        decision = self._judge(claimed, tool, arguments, key)
         ask = CallAsk(
             tool=tool.name,
             key=key,
@@ -165,9 +172,10 @@ class Gate:
             case Proceed(idempotency_key=idempotency_key):
                 return self._perform(claimed, tool, ask, idempotency_key)
 
-    def _judge(self, claimed: Claimed, tool: ToolSpec, key: str) -> Decision:
+    def _judge(self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str) -> Decision:
         plan, step = claimed.plan, claimed.step
         profile = self._profiles.get(step.agent)
+        call = self._surroundings(claimed, tool, arguments)
         decision = self._enforcer.judge(
             Question(
                 agent=step.agent.value,
@@ -187,6 +195,7 @@ class Gate:
                 args_digest=key,
                 trace_id=plan.plan_id,
                 profile_known=profile is not None,
+                call=call,
             )
         )
         if decision.allow and not decision.failed:
@@ -204,9 +213,45 @@ class Gate:
         if decision.effect == "require_approval":
             raise CallHeld(f"{step.agent} wants to call {tool.name}, which needs approval.", key)
         why = ", ".join(f"{r.reason} {r.capability}".strip() for r in decision.reasons)
+        passing = [r.reason for r in decision.reasons if r.reason in _PASSING]
+        if passing:
+            found = f" It describes itself as {_found(call)}." if "schema_changed" in passing else ""
+            raise CallFailed(passing[0], f"Policy {decision.revision} holds {tool.name} back: {why}.{found}")
         raise CallRefused(
             "policy_denied", f"Policy {decision.revision} denies {step.agent} the tool {tool.name}: {why}."
         )
+
+    def _surroundings(
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json]
+    ) -> Mapping[str, Json]:
+        """What the policy may know of this call besides capabilities; what cannot be found out is a failed call."""
+        try:
+            return describe(
+                self._known,
+                tool,
+                arguments,
+                tenant=claimed.plan.tenant,
+                plan_id=claimed.ref.plan_id,
+                journal=lambda: self._journal(claimed.ref.plan_id),
+                tools=self._registry.tools,
+                schema=lambda: self._host.schema(tool, tenant=claimed.plan.tenant),
+            )
+        except StopsUnreadableError as error:
+            raise CallFailed("stopped", str(error)) from error
+        except ToolFailure as failure:
+            raise CallFailed(failure.reason, failure.detail) from failure
+
+    def _journal(self, plan_id: str) -> list[Call]:
+        """Every call of a plan, and of those that it was forked from: what they read, it has read."""
+        found: list[Call] = []
+        known = {""}
+        with self._conductor.store.transaction() as tx:
+            while plan_id not in known:
+                known.add(plan_id)
+                found += tx.calls(plan_id)
+                first = tx.events(plan_id, limit=1)
+                plan_id = str(first[0].body.get("fork_of") or "") if first else ""
+        return found
 
     def _approvals(self, claimed: Claimed, tool: ToolSpec, key: str) -> Mapping[str, bool]:
         """What humans granted for exactly this call: this plan, this step, these arguments."""
@@ -310,3 +355,8 @@ def _recorded(decision: Decision) -> Mapping[str, Json]:
         "input_sha256": decision.input_digest,
         "engine": decision.engine,
     }
+
+
+def _found(call: Mapping[str, Json]) -> str:
+    schema = call["schema"]
+    return str(schema["found"] or "nothing") if isinstance(schema, Mapping) else "nothing"

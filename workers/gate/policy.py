@@ -45,7 +45,10 @@ MALFORMED = "input.well_formed"
 REASONS = frozenset(
     {"missing_capability", "approval_required", "run_mode_mismatch", "agent_profile_missing"},
 )
-"""Every reason that `orchestrator.capabilities` may give; another package's are any constant codes."""
+"""What may be said against a call by its capabilities, as in policies that were written for the first contract."""
+
+OBJECTIONS = frozenset({"stopped", "egress_denied", "tainted_way_out", "schema_changed", "quota_spent"})
+"""What may be said against it whatever capabilities are held; another package's reasons are any constant codes."""
 
 BUILTINS = frozenset(
     {
@@ -98,6 +101,7 @@ class Question:
 
     `required` are the capabilities that the call needs, `held` those that the agent's profile grants. Roles come
     from the verified identity behind the plan; bindings are the operator's. `args_digest` stands for the arguments.
+    `narrowed_to` is all that the caller lets the agent do, whatever is held; `call` is what is known of this call.
     """
 
     agent: str
@@ -122,9 +126,19 @@ class Question:
     args_digest: str
     trace_id: str
     profile_known: bool
+    narrowed_to: tuple[str, ...] | None = None
+    call: Mapping[str, Json] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the input document: subject, action and context, as policies read them."""
+        document = self._document()
+        if self.narrowed_to is not None:
+            document["subject"]["narrowed_to"] = list(self.narrowed_to)
+        if self.call is not None:
+            document["context"]["call"] = dict(self.call)
+        return document
+
+    def _document(self) -> dict[str, Any]:
         return {
             "subject": {
                 "agent": self.agent,
@@ -428,7 +442,7 @@ def _by_name(reason: Reason) -> tuple[str, str]:
     return reason.reason, reason.capability
 
 
-_REASONS_OF: Final[Mapping[str, frozenset[str]]] = {CAPABILITIES: REASONS}
+_REASONS_OF: Final[Mapping[str, frozenset[str]]] = {CAPABILITIES: REASONS | OBJECTIONS}
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -723,7 +737,10 @@ class _Row:
 
 def _read_rows(path: Path) -> list[_Row]:
     try:
-        return [_read_row(item) for item in json.loads(path.read_text(encoding="utf-8"))]
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError("it must be a list of rows")  # noqa: TRY301 - told like every other fault of a table
+        return [_read_row(item) for item in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise PolicyLoadError(f"The policy's table {path} cannot be read: {_first_line(error)}") from error
 

@@ -29,7 +29,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, TextContent
 
 from orchestrator.domain.errors import NotFound, OrchestratorError
-from orchestrator.domain.plan import canonical
+from orchestrator.domain.plan import canonical, digest
 from orchestrator.ports import SecretStore
 from orchestrator.telemetry import conceal, log
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
@@ -154,6 +154,20 @@ class ToolHost:
         """The names of the tools that a server without secrets says it has."""
         with self._using(_Given(_Place(server))) as session:
             return session.submit(session.tools()).result(_START_TIMEOUT_S)
+
+    def schema(self, tool: ToolSpec, *, tenant: str = "") -> str:
+        """The SHA-256 of what a tool's server says about it now; empty if it has no such tool any more."""
+        given = self._given(tool.server, tenant)
+        with self._using(given) as session:
+            try:
+                described = session.submit(session.described()).result(_START_TIMEOUT_S)
+            except Exception as error:
+                self._drop(given.place, session)
+                raise ToolFailure(
+                    "server_gone", f"{tool.name}: its server went away while it was asked about it."
+                ) from error
+        found = described.get(tool.name)
+        return "" if found is None else digest(found)
 
     def close(self) -> None:
         """Stop every server."""
@@ -333,6 +347,12 @@ class _Session:
         if self._client is None:
             raise ConnectionError("the connection is closed")
         return [tool.name for tool in (await self._client.list_tools()).tools]
+
+    async def described(self) -> dict[str, Any]:
+        if self._client is None:
+            raise ConnectionError("the connection is closed")
+        listed = (await self._client.list_tools()).tools
+        return {tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed}
 
 
 def _content(tool: str, result: CallToolResult) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agents.profiles import StrictLoader, complaints, known_capability
 
 Semantics: TypeAlias = Literal["idempotent", "keyed", "at_most_once"]
+Label: TypeAlias = Literal["untrusted", "sensitive"]
 Builtin: TypeAlias = Literal["documents", "model", "web"]
 
 
@@ -28,7 +29,9 @@ class RegistryError(ValueError):
 class ToolSpec:
     """One tool. `semantics` says what a repeated call does; `cost_uusd` is in millionths of a US dollar.
 
-    Of an `exclusive` tool the fleet tries to make one call at a time.
+    Of an `exclusive` tool the fleet tries to make one call at a time. `yields` are the labels of what it brings in,
+    `max_calls` is how often one plan may call it (-1: as often as its budget lets it), and `schema_sha256` is what it
+    must still describe itself as (empty: whatever it says).
     """
 
     name: str
@@ -40,6 +43,9 @@ class ToolSpec:
     keywords: tuple[str, ...]
     fallbacks: tuple[str, ...]
     exclusive: bool = False
+    yields: tuple[Label, ...] = ()
+    max_calls: int = -1
+    schema_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,9 @@ _Secret: TypeAlias = Annotated[
     str, AfterValidator(_shaped(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "the name of a secret"))
 ]
 _Capability: TypeAlias = Annotated[str, AfterValidator(known_capability)]
+_Sha256: TypeAlias = Annotated[
+    str, AfterValidator(_shaped(r"[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits"))
+]
 _Word: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 _DAY_S = 86_400
 
@@ -148,6 +157,9 @@ class _Item(_Wall):
     timeout_s: Annotated[float, Field(gt=0, le=_DAY_S, allow_inf_nan=False)]
     cost_uusd: Annotated[int, Field(ge=0, le=2**53)] = 0
     exclusive: bool = False
+    yields: list[Label] = []
+    max_calls: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    schema_sha256: _Sha256 | None = None
 
     def spec(self, name: str) -> ToolSpec:
         return ToolSpec(
@@ -160,6 +172,9 @@ class _Item(_Wall):
             keywords=tuple(self.keywords),
             fallbacks=tuple(self.fallbacks),
             exclusive=self.exclusive,
+            yields=tuple(self.yields),
+            max_calls=-1 if self.max_calls is None else self.max_calls,
+            schema_sha256=self.schema_sha256 or "",
         )
 
 
