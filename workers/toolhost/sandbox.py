@@ -417,7 +417,7 @@ class _Within:
         if self.first is None:
             return 0
         try:
-            found = os.statvfs(f"/proc/{self.first}/root/tmp")
+            found = os.statvfs(Path("/proc", str(self.first), "root", "tmp"))
         except OSError:
             return 0  # not built yet, or gone
         # until the walls stand, this is the machine's own folder; ours is known by its size, in whole pages
