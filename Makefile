@@ -11,7 +11,7 @@ SEEDS ?= 100000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos guards bench docs up up-here setup setup-dev lock clean format
+.PHONY: help run test check simulate chaos guards bench sbom audit-deps docs up up-here setup setup-dev lock clean format
 
 ##@ Use it
 
@@ -51,6 +51,12 @@ bench: setup-dev ## Print what a step costs on this machine, on servers of its o
 	@rm -rf $(STATE)/bench
 	@$(BIN)/python scripts/services.py run $(STATE)/bench $(BIN)/orchestrator bench $(or $(ARGS),all)
 
+sbom: setup ## Write what is installed to run it, as CycloneDX, into .state/sbom.cdx.json
+	@$(BIN)/python scripts/sbom.py $(or $(ARGS),$(STATE)/sbom.cdx.json)
+
+audit-deps: $(STATE)/audit ## Ask an advisory service about every locked package; fails for those it could not ask about, too
+	@$(STATE)/audit/bin/python scripts/audit_deps.py $(or $(ARGS),requirements.lock)
+
 ##@ Work on it
 
 format: setup-dev ## Put the code into its one form
@@ -66,6 +72,8 @@ lock: setup-dev ## Resolve the newest allowed versions into the two lock files
 		pyproject.toml --output-file requirements.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 		pyproject.toml --group dev --output-file requirements-dev.lock
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+		--group audit --output-file requirements-audit.lock
 
 clean: ## Remove the virtual environment and everything that was built
 	@rm -rf $(VENV) $(STATE) .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -84,6 +92,12 @@ $(STATE)/run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@mkdir -p $(STATE) && touch $@
+
+# an environment of its own: what looks at the packages is not one of them
+$(STATE)/audit: requirements-audit.lock
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-audit.lock \
+		|| { rm -rf $@; echo "pip-audit could not be installed: the package index was not reached."; exit 1; }
 
 $(STATE)/dev: requirements-dev.lock $(STATE)/run
 	@echo "Setting up the developer's tools (once) …" >&2
