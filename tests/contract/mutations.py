@@ -21,6 +21,7 @@ from orchestrator import queries, store
 
 STORE = "tests/contract/test_store.py"
 POSTGRES = "tests/contract/test_postgres.py"
+TENANTS = "tests/contract/test_tenants.py"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,12 @@ MUTATIONS = [
     Mutation("let everybody wait for a process that fell silent", "lock_free_plans", "SKIP LOCKED", "", "TestAProcessThatFallsSilent", POSTGRES),
     Mutation("let relays wait for each other", "take_outbox", "SKIP LOCKED", "NOWAIT", "TestManyAtOnce::test_two_relays_take_different_messages_and_do_not_wait_for_each_other", POSTGRES),
     Mutation("take locks of other databases for alive", "lapsed", "l.database = (SELECT", "0 < (SELECT", "TestAWorkerThatIsAlive::test_is_not_confused_with_one_of_another_database", POSTGRES),
+    Mutation("act for a tenant as who may see all", "confine", "SET LOCAL ROLE orchestrator_tenant;", "", "TestAStoreOfOneTenant"),
+    Mutation("keep a tenant's role for the next", "confine", "SET LOCAL ROLE", "SET ROLE", "TestAConnectionThatServedATenant", TENANTS),
+    Mutation("keep a tenant's name for the next", "confine", "%(tenant)s, true)", "%(tenant)s, false)", "TestAConnectionThatServedATenant", TENANTS),
+    Mutation("look for open tables at their rows only", "confinement", "WHEN NOT secured THEN true", "WHEN false THEN true", "TestEveryTable", TENANTS),
+    Mutation("look for open tables in the catalogue only", "confinement", "LIKE '%%<row%%'", "LIKE '%%<never%%'", "TestTheSelfTest", TENANTS),
+    Mutation("let a role see all without a word", "confinement", "rolsuper OR rolbypassrls OR", "rolsuper OR", "TestTheSelfTest", TENANTS),
 ]  # fmt: skip
 
 

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from orchestrator import store as pg
 from orchestrator.chronos import Chronos, Draft
 from orchestrator.conductor import CallAsk, Conductor, Rules
 from orchestrator.domain.errors import ForeignTenant, NotFound, Unavailable
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.outcome import Completed, Faulted, Held
 from orchestrator.domain.plan import CallState, Evidence, Fact, PlanState, Semantics, StepRef, request
-from orchestrator.queries import queries
 from orchestrator.store import Alive, PgStore
 from orchestrator.vault.chain import Sealer
 from tests.contract.test_postgres import eventually
@@ -254,6 +254,29 @@ class TestEveryTable:
             with acting(world.dsn, THEIRS) as hand, pytest.raises(psycopg.errors.UniqueViolation):
                 hand.execute(add, values)
 
+    @pytest.mark.parametrize(
+        ("table", "of", "said"),
+        [
+            ("fact", THEIRS, {"tenant": OURS}),
+            ("fact", OURS, {"tenant": THEIRS, "number": 99}),
+            ("outbox", THEIRS, {"tenant": OURS}),
+            ("outbox", THEIRS, {"tenant": ""}),
+            ("outbox", OURS, {"tenant": THEIRS, "number": 10**9}),
+        ],
+    )
+    def test_takes_no_row_that_is_another_tenant_s_by_half(self, world, table, of, said):
+        row = world.hand.execute(
+            sql.SQL("SELECT to_jsonb(t) FROM {} AS t WHERE {} = %s LIMIT 1").format(
+                sql.Identifier(table), sql.SQL(MATRIX[table].whose)
+            ),
+            [of],
+        ).fetchone()[0]
+        add = sql.SQL(
+            "INSERT INTO {0} OVERRIDING SYSTEM VALUE SELECT r.* FROM jsonb_populate_record(NULL::{0}, %s) AS r"
+        ).format(sql.Identifier(table))
+        with acting(world.dsn, OURS) as hand, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            hand.execute(add, [psycopg.types.json.Jsonb({**row, **said})])
+
     @pytest.mark.parametrize("table", MATRIX)
     @pytest.mark.parametrize("verb", ["UPDATE {0} SET {1} = {1}", "DELETE FROM {0}"])
     def test_changes_no_row_but_a_tenant_s_own(self, world, table, verb):
@@ -342,7 +365,7 @@ class TestTheSelfTest:
         with own_world.hand.transaction(force_rollback=True):
             own_world.hand.execute("ALTER ROLE orchestrator_tenant BYPASSRLS")
             own_world.hand.execute("SET LOCAL ROLE orchestrator_tenant")
-            found = own_world.hand.execute(queries()["confinement"], {}).fetchone()
+            found = own_world.hand.execute(pg.queries()["confinement"], {}).fetchone()
         assert found[:2] == ("orchestrator_tenant", True)
 
 
@@ -547,8 +570,12 @@ class TestAConnectionThatServedATenant:
 
     def serves_all_again(self, world, store):
         with store.transaction() as tx:
-            (who,) = tx._connection.execute("SELECT current_user = session_user AS free").fetchall()
-            return who["free"] and {p.tenant for p in tx.plans(limit=1000)} == {OURS, THEIRS}
+            left = (
+                "SELECT current_user = session_user AND current_setting('app.tenant', true) = '' AS nothing"
+            )
+            return tx._connection.execute(left).fetchone()["nothing"] and {
+                p.tenant for p in tx.plans(limit=1000)
+            } == {OURS, THEIRS}
 
     def serves_another(self, store):
         with store.of(THEIRS).transaction() as tx:
