@@ -6,11 +6,16 @@ every row. Neither may log in. Both belong to the whole server, and may have bee
 """
 
 from alembic import op
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy.exc import OperationalError
 
 from orchestrator.domain.errors import Misconfigured
 
 revision = "0009"
 down_revision = "0008"
+
+TRIES = 60
+"""How often all tables are asked for, a second each: longer than anybody may leave a transaction alone."""
 
 ROLES = ("orchestrator_tenant", "orchestrator_fleet")
 
@@ -56,6 +61,7 @@ TABLES = (
 def upgrade() -> None:
     connection = op.get_bind()
     _roles(connection)
+    _hold_all(connection)
     for table, privileges, visible, writable in TABLES:
         check = f" WITH CHECK ({writable})" if writable else ""
         for statement in (
@@ -100,6 +106,20 @@ def _roles(connection) -> None:
         "SELECT has_schema_privilege('orchestrator_tenant', current_schema(), 'USAGE')"
     ).scalar():
         _try(connection, "GRANT USAGE ON SCHEMA public TO orchestrator_tenant")
+
+
+def _hold_all(connection) -> None:
+    """Hold every table, or none of them: a fleet that works meanwhile holds several too, in an order of its own."""
+    for tries_left in reversed(range(TRIES)):
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+                connection.exec_driver_sql(f"LOCK {', '.join(table for table, *_ in TABLES)} IN ACCESS EXCLUSIVE MODE")
+        except OperationalError as error:
+            if not tries_left or not isinstance(error.orig, (LockNotAvailable, DeadlockDetected)):
+                raise
+        else:
+            return
 
 
 def _count(connection, condition: str) -> int:

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy
 import structlog
+from alembic import command
+from alembic.config import Config
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -24,6 +28,7 @@ from orchestrator.domain.errors import ForeignTenant, Misconfigured
 from orchestrator.domain.plan import StepRef, request
 from orchestrator.store import PgStore
 from tests.contract.bench import claim_one, complete_one, new_plan, new_steps
+from tests.contract.test_postgres import eventually
 from tests.contract.test_tenants import OURS, THEIRS, conductor_on
 from workers import cli
 
@@ -93,6 +98,25 @@ def opened(dsn: str) -> Iterator[PgStore]:
         store.close()
 
 
+def upgrade(dsn: str, *, to: str) -> None:
+    """Migrate as far as an older release did."""
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    connect = {"creator": lambda: psycopg.connect(dsn), "poolclass": sqlalchemy.NullPool}
+    with sqlalchemy.create_engine("postgresql+psycopg://", **connect).connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, to)
+        connection.commit()
+
+
+def waits(machine: Machine, dsn: str) -> bool:
+    """Whether somebody waits for a table of a database."""
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    query = "SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database WHERE NOT l.granted AND d.datname = %s"
+    with psycopg.connect(machine.dsn) as connection:
+        return connection.execute(query, [name]).fetchone() is not None
+
+
 class TestMigrating:
     @pytest.mark.parametrize("power", ["SUPERUSER", "CREATEROLE"])
     def test_several_databases_of_one_server_at_once_makes_each_role_once(self, machine, power):
@@ -136,6 +160,20 @@ class TestMigrating:
         machine.run(f"CREATE ROLE orchestrator_tenant NOLOGIN {power}")
         with pytest.raises(Misconfigured, match="NOSUPERUSER NOBYPASSRLS"):
             database.migrate(machine.database(machine.login("SUPERUSER")))
+
+    def test_beside_a_fleet_that_works_waits_its_turn_and_harms_nobody(self, machine):
+        dsn = machine.database(machine.login("SUPERUSER"))
+        upgrade(dsn, to="0003")
+        with psycopg.connect(dsn) as worker, ThreadPoolExecutor(1) as pool:
+            worker.execute("SET deadlock_timeout = '60s'")  # whoever migrates notices first
+            worker.execute("SELECT FROM approval")
+            migrating = pool.submit(database.migrate, dsn)
+            assert eventually(lambda: waits(machine, dsn))
+            worker.execute("SELECT FROM plan FOR UPDATE")
+            worker.commit()
+            migrating.result(60)
+        with opened(dsn) as store:
+            assert store.exposure() is None
 
     def test_on_a_server_whose_schema_is_not_for_everybody_lets_tenants_in(self, machine):
         dsn = machine.database(machine.login("CREATEROLE"))
