@@ -48,11 +48,21 @@ class _Chain(BaseModel):
 class _File(BaseModel):
     model_config = _CONFIG
 
+    capabilities: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]*$")], Category] = {}
     categories: dict[Category, _Chain]
 
 
 def load(usual: timedelta, file: Path | None = None) -> Mapping[str, Chain]:
     """Return each category's chain, or raise `Misconfigured` naming the key; `usual` is a stage's time where none is given."""
+    return {name.value: _chain(chain, usual) for name, chain in _read(file).categories.items()}
+
+
+def categories(file: Path | None = None) -> Mapping[str, str]:
+    """Return what a call is about by the capability that it needs, or raise `Misconfigured` naming the key."""
+    return {capability: name.value for capability, name in _read(file).capabilities.items()}
+
+
+def _read(file: Path | None) -> _File:
     path = file or house.path("configs/approvals.yaml")
     try:
         read = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -64,7 +74,7 @@ def load(usual: timedelta, file: Path | None = None) -> Mapping[str, Chain]:
         raise Misconfigured(f"{path.name}: {where}: {first['msg']}.") from error
     if missing := [category.value for category in Category if category not in read.categories]:
         raise Misconfigured(f"{path.name} does not say who decides about {', '.join(missing)}.")
-    return {category.value: _chain(chain, usual) for category, chain in read.categories.items()}
+    return read
 
 
 def _chain(read: _Chain, usual: timedelta) -> Chain:

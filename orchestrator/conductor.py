@@ -62,8 +62,9 @@ class Rules:
     """The numbers a conductor goes by.
 
     `lease` is how long a silent worker keeps a step; `unheard_after` how long a doorbell may go unanswered before it
-    is rung again; `approval_ttl` how long a human has to decide where no chain of `chains` says so. `notify` is
-    whether decisions that wait or were made are told outside.
+    is rung again; `approval_ttl` how long a human has to decide where no chain of `chains` says so.
+    `categories` says what a call is about, by the capability that it needs. `notify` is whether decisions that wait or
+    were made are told outside.
     """
 
     lease: timedelta = timedelta(seconds=30)
@@ -72,6 +73,7 @@ class Rules:
     unheard_after: timedelta = timedelta(seconds=30)
     approval_ttl: timedelta = timedelta(days=30)
     chains: Mapping[str, Chain] = field(default_factory=dict)
+    categories: Mapping[str, str] = field(default_factory=dict)
     notify: bool = False
     batch: int = 200
 

@@ -74,6 +74,7 @@ def core(settings: Settings) -> Iterator[Core]:
                 unheard_after=timedelta(seconds=settings.unheard_after_s),
                 approval_ttl=timedelta(days=settings.approval_ttl_days),
                 chains=chains.load(timedelta(days=settings.approval_ttl_days)),
+                categories=chains.categories(),
                 notify=bool(settings.webhook_url),
             )
             conductor = Conductor(

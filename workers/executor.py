@@ -22,6 +22,7 @@ import structlog
 
 from agents.toolbox import Assignment, Mind, ToolResult
 from orchestrator.conductor import Conductor, is_plain
+from orchestrator.domain.approval import Category
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
@@ -156,7 +157,8 @@ class Executor:
         except CallRefused as refused:
             return Refused(refused.reason, refused.detail)
         except CallHeld as held:
-            return Held("DECISION", held.question, held.args_digest, roles=("approver", "operator"))
+            about = self._conductor.rules.categories.get(held.capability, Category.DECISION)
+            return Held(about, held.question, held.args_digest, roles=("approver", "operator"))
         except CallFailed as failed:
             return Faulted(failed.reason, failed.detail)
         except Fenced:

@@ -163,6 +163,7 @@ class Workbench:
         self.sealer = sealer
         self.store = store or bench.store
         self.witness = Witness()
+        self.rules = Rules()
         self.conductor = self.conductor_on(self.store)
         self.tools = Registry(
             {tool.name: tool for tool in TOOLS}, {"witness": ServerSpec("witness", "documents", (), ())}
@@ -173,7 +174,7 @@ class Workbench:
         self._executors: list[Executor] = []
 
     def conductor_on(self, store: Store) -> Conductor:
-        return Conductor(store, self.sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.0, rules=Rules())
+        return Conductor(store, self.sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.0, rules=self.rules)
 
     def gate(self, **rest: object) -> Gate:
         usual = {

@@ -269,9 +269,15 @@ class TestTheConfiguration:
         (first, _) = chains.load(self.USUAL)["DECISION"].stages
         assert first.within + sum((e.within for e in first.escalations), timedelta()) > timedelta(days=31)
 
+    def test_says_what_a_call_is_about_by_its_capability(self):
+        found = chains.categories()
+        assert (found["repo.write"], found["secrets.manage"]) == ("EXTERNAL_ACTION", "SECURITY")
+        assert set(found.values()) <= {c.value for c in Category}
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
+            ("capabilities: {repo.write: GOSSIP}", "capabilities.repo.write"),
             ("categories: {}", "does not say who decides about DECISION, DATA_ACCESS"),
             ("categories: {DECISION: {stages: []}}", "categories.DECISION.stages"),
             ("categories: {DECISION: {stages: [{seats: []}]}}", "categories.DECISION.stages.0.seats"),

@@ -80,10 +80,11 @@ class CallFailed(Exception):
 
 
 class CallHeld(Exception):
-    """A human must decide before the call can be made."""
+    """A human must decide before the call can be made, which needs this capability."""
 
-    def __init__(self, question: str, args_digest: str) -> None:
+    def __init__(self, question: str, args_digest: str, capability: str = "") -> None:
         super().__init__(question)
+        self.capability = capability
         self.question = question
         self.args_digest = args_digest
 
@@ -211,7 +212,9 @@ class Gate:
                 "policy_unavailable", f"The policy could not answer: {decision.detail or 'no reason given'}."
             )
         if decision.effect == "require_approval":
-            raise CallHeld(f"{step.agent} wants to call {tool.name}, which needs approval.", key)
+            raise CallHeld(
+                f"{step.agent} wants to call {tool.name}, which needs approval.", key, tool.capability
+            )
         why = ", ".join(f"{r.reason} {r.capability}".strip() for r in decision.reasons)
         passing = [r.reason for r in decision.reasons if r.reason in _PASSING]
         if passing:
