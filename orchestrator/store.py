@@ -271,6 +271,11 @@ def _translated(tenant: str | None) -> Iterator[None]:
         raise Unavailable(f"Postgres does not answer: {error}") from error
     except psycopg.errors.IdleInTransactionSessionTimeout as error:
         raise Unavailable("Postgres ended a transaction that was left alone; nothing was written.") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        told = " ".join(str(error).split())
+        raise Unavailable(
+            f"Postgres refuses this program what it needs; nothing was written: {told}"
+        ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise Unavailable("Postgres is read-only at present; nothing was written.") from error
     except psycopg.errors.InsufficientPrivilege as error:
@@ -407,7 +412,7 @@ class PgTx:
             desk.clear()
 
     def _seal(self, audits: Sequence[AuditRecord]) -> None:
-        self._run(
+        sealed = self._run(
             "seal",
             chains=[record.chain for record in audits],
             numbers=[record.number for record in audits],
@@ -417,6 +422,12 @@ class PgTx:
             macs=[record.mac for record in audits],
             key_ids=[record.key_id for record in audits],
         )
+        if sealed.rowcount != len(audits):
+            # a trigger or a rule that swallows records would else let calls be made that nobody can account for
+            raise Unavailable(
+                f"The audit took {sealed.rowcount} of {len(audits)} records; nothing was written. "
+                "Look for a trigger or a rule on table audit."
+            )
 
     def _many(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         if len(rows) == 1:
