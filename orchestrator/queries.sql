@@ -492,12 +492,12 @@ UPDATE ledger
 RETURNING count;
 
 -- name: audit_page
--- Records of a chain above a number.
+-- Records of a chain below a number, the newest first.
 SELECT chain::text, number, kind, body, prev, mac, key_id
   FROM audit
  WHERE chain = %(chain)s
-   AND number > %(after)s
- ORDER BY number
+   AND number < %(before)s
+ ORDER BY number DESC
  LIMIT %(limit)s;
 
 -- name: take_outbox

@@ -773,10 +773,12 @@ class PgTx:
         self._seal([record])
         _one(self._run("grow_ledger", chain=record.chain, number=record.number, head=record.mac))
 
-    def audit_page(self, chain: str, after: int, limit: int) -> Sequence[AuditRecord]:
-        """Return the first records of a chain above a number."""
+    def audit_page(self, chain: str, before: int, limit: int) -> Sequence[AuditRecord]:
+        """Return records of a chain below a number, the newest first."""
         self.flush()
-        return [AuditRecord(**row) for row in self._run("audit_page", chain=chain, after=after, limit=limit)]
+        return [
+            AuditRecord(**row) for row in self._run("audit_page", chain=chain, before=before, limit=limit)
+        ]
 
     def send(self, messages: Iterable[Message]) -> None:
         self._messages.extend(messages)

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from orchestrator.api import (
     approvals,
+    audit,
     dead_letters,
     events,
     health,
@@ -41,7 +42,17 @@ __all__ = ["build", "is_loopback"]
 STREAMS: Final = 64
 """Streams that one process carries at once; each looks into the database four times a second."""
 
-_MODULES: Final = (plans, events, research, dead_letters, approvals, secrets, session, health)
+_MODULES: Final = (
+    plans,
+    events,
+    research,
+    dead_letters,
+    approvals,
+    audit,
+    secrets,
+    session,
+    health,
+)
 
 
 def build(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from orchestrator.domain.budget import LEAST_STEPS, LONGEST_S, Budget
 from orchestrator.domain.plan import (
@@ -17,6 +17,7 @@ from orchestrator.domain.plan import (
     NotificationState,
     PlanState,
     StepState,
+    canonical,
 )
 from orchestrator.domain.schedule import FiringOutcome, Misfire, Overlap
 
@@ -302,6 +303,85 @@ class Audit(BaseModel):
     verified: bool
     broken: Break | None
     records: list[AuditRecord]
+
+
+EventType: TypeAlias = Literal[
+    "query_received",
+    "query_classified",
+    "query_completed",
+    "tool_called",
+    "tool_result",
+    "tool_error",
+    "data_accessed",
+    "data_modified",
+    "data_deleted",
+    "decision_made",
+    "decision_overridden",
+    "escalation_created",
+    "escalation_resolved",
+    "approval_requested",
+    "approval_granted",
+    "approval_denied",
+    "security_check",
+    "security_violation",
+    "access_denied",
+    "system_start",
+    "system_stop",
+    "config_changed",
+    "error",
+]
+"""What an entry of the audit may be about."""
+
+DETAILS_LIMIT_BYTES = 16_384
+"""How long the details of an entry may be as JSON."""
+
+
+class EntryForm(Sent):
+    """What is to be appended to the audit. Who appends it is written down besides."""
+
+    event_type: EventType
+    action: str = Field(min_length=1, max_length=200, description="What was done.")
+    actor: str = Field(default="system", min_length=1, max_length=200, description="Who did it.")
+    resource: str = Field(default="", max_length=1000, description="What it was done to.")
+    details: dict[str, Any] = Field(default={}, description="At most 16 KiB as JSON. Put no secret here.")
+    session_id: str = Field(default="", max_length=200)
+
+    @field_validator("details")
+    @classmethod
+    def _not_too_long(cls, details: dict[str, Any]) -> dict[str, Any]:
+        if len(canonical(details)) > DETAILS_LIMIT_BYTES:
+            raise ValueError(f"the details are longer than {DETAILS_LIMIT_BYTES} bytes as JSON")
+        return details
+
+
+class AppendedEntry(BaseModel):
+    """What was appended: its id, and its seal."""
+
+    entry_id: str
+    checksum: str
+
+
+class Entry(BaseModel):
+    """One entry of the audit. `by` is who stated it, `actor` who it is about, `checksum` its seal."""
+
+    entry_id: str
+    timestamp: str
+    event_type: str
+    actor: str
+    action: str
+    resource: str
+    details: Any
+    parent_id: str | None
+    session_id: str
+    checksum: str
+    by: str
+
+
+class Entries(BaseModel):
+    """Entries, the newest first; `next` goes on behind them, and may lead to an empty page at the end."""
+
+    entries: list[Entry]
+    next: str | None
 
 
 class Event(BaseModel):
