@@ -25,6 +25,7 @@ import httpx
 from orchestrator.domain import secret
 from orchestrator.domain.errors import NotFound, SecretDamaged, SecretMoved, SecretsUnavailable
 from orchestrator.domain.secret import Revealed, SecretState, SecretVersion
+from orchestrator.telemetry import conceal
 from orchestrator.vault.secrets import tell
 
 _BODY_LIMIT_BYTES: Final = 1_000_000
@@ -88,6 +89,7 @@ class KvSecrets:
             raise SecretDamaged(
                 f"Vault has lost version {chosen.version} of the secret {name}; put it anew, or restore it there."
             )
+        conceal([value])
         return Revealed(chosen.version, value)
 
     def rotate(self, tenant: str, name: str, value: str, *, by: str) -> SecretVersion:
@@ -155,6 +157,7 @@ class KvSecrets:
         """Write a value, then its state, unless `decide` raises for what is there by then."""
         secret.checked_name(name)
         secret.checked_value(value)
+        conceal([value])
         place = self._at(tenant, name)
         there = self._states(tenant, name)
         decide(there)

@@ -25,7 +25,7 @@ from orchestrator.domain import secret
 from orchestrator.domain.errors import Misconfigured, NotFound, SecretDamaged, SecretMoved
 from orchestrator.domain.secret import Revealed, SealedVersion, SecretState, SecretVersion, WrappedKey
 from orchestrator.ports import Store, Tx
-from orchestrator.telemetry import log
+from orchestrator.telemetry import conceal, log
 
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
@@ -100,6 +100,7 @@ class SealedSecrets:
         """Write a value that is in use at once. See the port for this and the others."""
         secret.checked_name(name)
         secret.checked_value(value)
+        conceal([value])
         with self._store.transaction() as tx:
             number = tx.lock_secret(tenant, name) + 1
             there = _told(tx, tenant, name)
@@ -129,12 +130,14 @@ class SealedSecrets:
             raise SecretDamaged(
                 f"Version {chosen.version} of the secret {name} was altered; put it anew, or restore a backup."
             ) from None
+        conceal([value.decode()])
         return Revealed(chosen.version, value.decode())
 
     def rotate(self, tenant: str, name: str, value: str, *, by: str) -> SecretVersion:
         """Write a value that is pending until it is promoted."""
         secret.checked_name(name)
         secret.checked_value(value)
+        conceal([value])
         with self._store.transaction() as tx:
             number = tx.lock_secret(tenant, name) + 1
             secret.rotatable(_told(tx, tenant, name), name)

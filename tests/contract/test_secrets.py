@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from orchestrator import telemetry
 from orchestrator.domain.errors import (
     Invalid,
     InvalidSecret,
@@ -25,6 +26,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.secret import SecretState
 from orchestrator.inmemory import InMemoryStore
 from orchestrator.store import PgStore
+from orchestrator.telemetry import GONE, redacted
 from orchestrator.vault.kv2 import KvSecrets
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets, key_id
 from tests.clock import Clock
@@ -206,6 +208,14 @@ class TestASecret:
         assert not value or value not in str(caught.value)
         with pytest.raises(NotFound):
             kept.get(T, "key")
+
+    def test_is_kept_out_of_the_log_of_whoever_wrote_or_read_it(self, kept):
+        for number, write in enumerate((kept.put, kept.rotate)):
+            write(T, "key", f"a value that was written {number}", by="ann")
+            assert redacted(f"a value that was written {number}") == GONE
+        telemetry._concealed.clear()
+        kept.get(T, "key")
+        assert redacted("a value that was written 0") == GONE
 
     def test_does_not_show_itself(self, kept):
         kept.put(T, "key", ONE, by="ann")

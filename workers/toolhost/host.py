@@ -31,7 +31,7 @@ from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, TextCo
 from orchestrator.domain.errors import NotFound, OrchestratorError
 from orchestrator.domain.plan import canonical, digest
 from orchestrator.ports import SecretStore
-from orchestrator.telemetry import conceal, log
+from orchestrator.telemetry import log
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
 from workers.toolhost.veil import Printed, Veil
 
@@ -184,7 +184,6 @@ class ToolHost:
         if not names:
             return _Given(_Place(server))
         values = {variable: self._secret(server, tenant, name) for variable, name in names.items()}
-        conceal(values.values())
         return _Given(
             _Place(server, tenant, hashlib.sha256(canonical(values)).hexdigest()),
             values,
