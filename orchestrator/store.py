@@ -271,16 +271,14 @@ def _translated(tenant: str | None) -> Iterator[None]:
         raise Unavailable(f"Postgres does not answer: {error}") from error
     except psycopg.errors.IdleInTransactionSessionTimeout as error:
         raise Unavailable("Postgres ended a transaction that was left alone; nothing was written.") from error
-    except psycopg.errors.InsufficientPrivilege as error:
-        told = " ".join(str(error).split())
-        raise Unavailable(
-            f"Postgres refuses this program what it needs; nothing was written: {told}"
-        ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise Unavailable("Postgres is read-only at present; nothing was written.") from error
     except psycopg.errors.InsufficientPrivilege as error:
         if tenant is None:
-            raise
+            told = " ".join(str(error).split())
+            raise Unavailable(
+                f"Postgres refuses this program what it needs; nothing was written: {told}"
+            ) from error
         raise ForeignTenant(
             f"This is not for tenant {tenant!r} to see or to change, and nothing was written: {error.diag.message_primary}."
         ) from error

@@ -112,6 +112,7 @@ GONE: Final = "[redacted]"
 """What stands in a line where a secret was."""
 
 _CONCEALED_LIMIT: Final = 4096
+_SHORTEST: Final = 8
 _concealed: OrderedDict[str, None] = OrderedDict()
 _concealing = threading.Lock()
 
@@ -142,9 +143,12 @@ _ADDRESS: Final = re.compile(
 
 
 def conceal(values: Iterable[str]) -> None:
-    """Keep these values out of every line that this process logs from now on; the last few thousand are remembered."""
+    """Keep these values out of every line that this process logs from now on; the last few thousand are remembered.
+
+    One of fewer than eight characters is left alone: it would be found where it is only a part of a word.
+    """
     with _concealing:
-        for value in values:
+        for value in filter(lambda value: len(value) >= _SHORTEST, values):
             _concealed[value] = None
             _concealed.move_to_end(value)
         while len(_concealed) > _CONCEALED_LIMIT:

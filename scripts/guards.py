@@ -41,6 +41,11 @@ LOOP = "workers/broker_loop.py"
 QUERIES = "orchestrator/queries.sql"
 RELAY = "orchestrator/relay.py"
 TOPOLOGY = "orchestrator/topology.py"
+SEALED = "orchestrator/vault/secrets.py"
+TELEMETRY = "orchestrator/telemetry.py"
+TOOLHOST = "workers/toolhost/host.py"
+VEIL = "workers/toolhost/veil.py"
+MODEL = "workers/toolhost/model.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,9 @@ RING = (FLEET, "Relay(opened.store, bus, ring=opened.conductor.offer_again)", "R
 """After a loss a relay rings again for everything that waits; that would make up for what it lost itself."""
 
 ANYTHING = fleet("processes", "SIGTERM a relay")
+
+CANARY = Part("tests/journey/test_canary.py::TestNoCanaryIs")
+"""Everything that a run with planted secrets leaves behind."""
 
 GUARDS = (
     _guard(
@@ -247,6 +255,79 @@ GUARDS = (
         "P1 P10",
         fleet("crash points", "kill -9 after the acknowledgement of a claim"),
         (RELAY, "        return self._conductor.sweep()", "        return Swept()"),
+    ),
+    _guard(
+        "a tool's result is searched for the secrets of its server",
+        "secrets",
+        CANARY,
+        (
+            TOOLHOST,
+            "return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key))",
+            "return self._answer(session, given, tool, arguments, timeout_s, key)",
+        ),
+    ),
+    _guard(
+        "a tool's error is searched for the secrets of its server",
+        "secrets",
+        CANARY,
+        (TOOLHOST, "given.veil.text(failure.detail), unsure", "failure.detail, unsure"),
+    ),
+    _guard(
+        "a secret is looked for in base64 too",
+        "secrets",
+        CANARY,
+        (VEIL, "            yield from _in_base64(data, alignment)\n", "            continue\n"),
+    ),
+    _guard(
+        "what a tool server prints is searched for its secrets",
+        "secrets",
+        CANARY,
+        (VEIL, "self._write(redacted(self._veil.text(line)))", "self._write(line)"),
+    ),
+    _guard(
+        "a log line is redacted",
+        "secrets",
+        CANARY,
+        (TELEMETRY, "            _without_secrets,\n", ""),
+    ),
+    _guard(
+        "a library's log line is redacted",
+        "secrets",
+        CANARY,
+        (TELEMETRY, "        logging.setLogRecordFactory(_record)\n", "        pass\n"),
+    ),
+    _guard(
+        "a secret that was read is known to the log",
+        "secrets",
+        CANARY,
+        (SEALED, "        conceal([value.decode()])\n", ""),
+    ),
+    _guard(
+        "a key is known to the log by its form",
+        "secrets",
+        CANARY,
+        (TELEMETRY, "        text = shape.sub(GONE, text)\n", "        continue\n"),
+    ),
+    _guard(
+        "a secret's value is encrypted in the table",
+        "secrets",
+        CANARY,
+        (
+            SEALED,
+            "    return nonce + AESGCM(key).encrypt(nonce, plain, place)\n",
+            "    return nonce + plain\n",
+        ),
+        (
+            SEALED,
+            "    return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place)\n",
+            "    return sealed[_NONCE_BYTES:]\n",
+        ),
+    ),
+    _guard(
+        "a model's answer that holds its key is not kept",
+        "secrets",
+        CANARY,
+        (MODEL, "        if key and key.encode() in answer:\n", "        if key and not answer:\n"),
     ),
 )
 

@@ -87,6 +87,15 @@ class Broker:
         """Every queue of a virtual host by name, as the management interface tells it."""
         return {q["name"]: q for q in self._ask("GET", f"/api/queues/{name_of(url)}").json()}
 
+    @contextlib.contextmanager
+    def traced(self, url: str) -> Iterator[None]:
+        """Let the exchange `amq.rabbitmq.trace` of a virtual host tell of every message, for as long as the block lasts."""
+        self._ask("PUT", f"/api/vhosts/{name_of(url)}", json={"tracing": True})
+        try:
+            yield
+        finally:
+            self._ask("PUT", f"/api/vhosts/{name_of(url)}", json={"tracing": False})
+
     def _ask(self, method: str, path: str, **rest: object) -> httpx.Response:
         # right after a start the interface answers before the virtual hosts do
         deadline = time.monotonic() + 30

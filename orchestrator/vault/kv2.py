@@ -23,7 +23,7 @@ from urllib.parse import quote
 import httpx
 
 from orchestrator.domain import secret
-from orchestrator.domain.errors import NotFound, SecretDamaged, SecretMoved, SecretsUnavailable
+from orchestrator.domain.errors import InvalidSecret, NotFound, SecretDamaged, SecretMoved, SecretsUnavailable
 from orchestrator.domain.secret import Revealed, SecretState, SecretVersion
 from orchestrator.telemetry import conceal
 from orchestrator.vault.secrets import tell
@@ -89,6 +89,11 @@ class KvSecrets:
             raise SecretDamaged(
                 f"Vault has lost version {chosen.version} of the secret {name}; put it anew, or restore it there."
             )
+        try:
+            secret.checked_value(value)
+        except InvalidSecret as error:
+            # somebody else wrote it: one that is empty or short could not be told apart from other text
+            raise SecretDamaged(f"The secret {name} in Vault cannot be used. {error}") from None
         conceal([value])
         return Revealed(chosen.version, value)
 

@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -89,12 +89,17 @@ def key_id(master: bytes) -> str:
     return hashlib.sha256(b"orchestrator master key" + master).hexdigest()[:12]
 
 
-class SealedSecrets:
-    """Secrets in the store, sealed."""
+Record: TypeAlias = Callable[[Tx, str, SecretVersion, str], None]
+"""Writes down in a change's own transaction what was changed, of which version, and by whom."""
 
-    def __init__(self, store: Store, keys: MasterKeys) -> None:
+
+class SealedSecrets:
+    """Secrets in the store, sealed; a change that `record` cannot write down is not made."""
+
+    def __init__(self, store: Store, keys: MasterKeys, *, record: Record = lambda *_: None) -> None:
         self._store = store
         self._keys = keys
+        self._record = record
 
     def put(self, tenant: str, name: str, value: str, *, by: str, new: bool = False) -> SecretVersion:
         """Write a value that is in use at once. See the port for this and the others."""
@@ -111,6 +116,7 @@ class SealedSecrets:
                 tx.move_secret(tenant, name, current.version, SecretState.CURRENT, SecretState.PREVIOUS)
             made = SecretVersion(tenant, name, number, SecretState.CURRENT, tx.now(), by)
             self._write(tx, made, value)
+            self._record(tx, "put", made, by)
         tell("put", made, by)
         return made
 
@@ -143,6 +149,7 @@ class SealedSecrets:
             secret.rotatable(_told(tx, tenant, name), name)
             made = SecretVersion(tenant, name, number, SecretState.PENDING, tx.now(), by)
             self._write(tx, made, value)
+            self._record(tx, "rotated", made, by)
         tell("rotated", made, by)
         return made
 
@@ -160,6 +167,7 @@ class SealedSecrets:
             ) and tx.move_secret(tenant, name, chosen.version, chosen.state, SecretState.CURRENT)
             if not moved:
                 raise SecretMoved(f"Somebody else changed the secret {name} first; look at its versions.")
+            self._record(tx, "promoted", made, by)
         tell("promoted", made, by)
         return made
 
@@ -180,6 +188,7 @@ class SealedSecrets:
             gone = secret.removable(_told(tx, tenant, name), name, version)
             for each in gone:
                 tx.remove_secret_version(tenant, name, each.version)
+                self._record(tx, "removed", each, by)
         for each in gone:
             tell("removed", each, by)
         return gone

@@ -58,7 +58,7 @@ def keeper(request):
             if kind == "inmemory":
                 return SealedSecrets(InMemoryStore(Clock()), MasterKeys(lambda: [MASTER]))
             url = request.getfixturevalue("vault").url
-            return stack.enter_context(closing(KvSecrets(url, lambda: TOKEN)))
+            return stack.enter_context(closing(KvSecrets(url, lambda: TOKEN, timeout_s=30.0)))
 
         yield make
 
@@ -414,6 +414,32 @@ class TestInPostgres:
             with pytest.raises(psycopg.errors.UniqueViolation):
                 self.change(dsn, "UPDATE secret_version SET state = %s WHERE version = 1", state)
 
+    def test_a_change_that_cannot_be_recorded_is_not_made(self, kept, pg_store):
+        kept.put(T, "key", ONE, by="ann")
+        kept.rotate(T, "key", TWO, by="ann")
+        recorded = []
+
+        def refuse(_, change, version, by):
+            recorded.append((change, version.version, by))
+            raise ConnectionError("the audit is full")
+
+        strict = SealedSecrets(pg_store, MasterKeys(lambda: [MASTER]), record=refuse)
+        for change in (
+            lambda: strict.put(T, "key", THREE, by="bob"),
+            lambda: strict.put(T, "other", THREE, by="bob"),
+            lambda: strict.promote(T, "key", by="bob"),
+            lambda: strict.remove(T, "key", by="bob"),
+        ):
+            with pytest.raises(ConnectionError):
+                change()
+        kept.remove(T, "key", 2, by="ann")
+        with pytest.raises(ConnectionError):
+            strict.rotate(T, "key", THREE, by="bob")
+        assert states(kept) == {1: "current"}
+        assert kept.get(T, "key").value == ONE
+        assert {v.name for v in kept.versions(T)} == {"key"}
+        assert [r[0] for r in recorded] == ["put", "put", "promoted", "removed", "rotated"]
+
     def test_a_replica_that_starts_later_reads_what_another_wrote(self, kept, dsn):
         kept.put(T, "key", ONE, by="ann")
         with closing(PgStore(dsn, size=2)) as store:
@@ -429,7 +455,7 @@ class TestInVault:
 
     @pytest.fixture
     def kept(self, vault):
-        with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=0.4)) as made:
+        with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=30.0)) as made:
             yield made
 
     def test_lies_under_its_own_path_and_keeps_more_versions_than_ten(self, kept, vault):
@@ -439,6 +465,13 @@ class TestInVault:
         assert kept.get(T, "key", 1).value == "value number 0"
         kept.promote(T, "key", by="ann", version=1)
         assert kept.get(T, "key").value == "value number 0"
+
+    @pytest.mark.parametrize("value", ["", "short", "nul \x00 inside it", 7, None])
+    def test_a_value_that_somebody_else_wrote_and_cannot_be_used_is_refused(self, kept, vault, value):
+        kept.put(T, "key", ONE, by="ann")
+        vault.entries[f"orchestrator/{T}/key/value"]["versions"][1] = {"value": value}
+        with pytest.raises(SecretDamaged):
+            kept.get(T, "key")
 
     def test_a_value_is_destroyed_when_it_is_removed(self, kept, vault):
         kept.put(T, "key", ONE, by="ann")
@@ -461,8 +494,12 @@ class TestInVault:
     def test_a_vault_that_fails_is_unavailable_and_says_how(self, kept, vault, fault, told):
         kept.put(T, "key", ONE, by="ann")
         vault.fault = fault
-        with pytest.raises(SecretsUnavailable, match=told) as caught:
-            kept.get(T, "key")
+        patience = 0.4 if fault in {"slow", "dripping"} else 30.0
+        with (
+            closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=patience)) as asking,
+            pytest.raises(SecretsUnavailable, match=told) as caught,
+        ):
+            asking.get(T, "key")
         assert caught.value.__cause__ is None
         assert ONE not in str(caught.value)
         vault.fault = ""
@@ -470,7 +507,7 @@ class TestInVault:
 
     def test_a_token_that_is_refused_is_said_and_a_new_one_is_used_at_once(self, vault):
         tokens = ["hvs.an-old-token-of-mine"]
-        with closing(KvSecrets(vault.url, lambda: tokens[0])) as kept:
+        with closing(KvSecrets(vault.url, lambda: tokens[0], timeout_s=30.0)) as kept:
             with pytest.raises(SecretsUnavailable, match="403") as caught:
                 kept.put(T, "key", ONE, by="ann")
             assert tokens[0] not in str(caught.value)
@@ -479,7 +516,7 @@ class TestInVault:
 
     def test_a_mount_that_is_not_there_is_said(self, vault):
         with (
-            closing(KvSecrets(vault.url, lambda: TOKEN, mount="elsewhere")) as kept,
+            closing(KvSecrets(vault.url, lambda: TOKEN, mount="elsewhere", timeout_s=30.0)) as kept,
             pytest.raises(SecretsUnavailable, match="vault_mount"),
         ):
             kept.put(T, "key", ONE, by="ann")
@@ -494,7 +531,7 @@ class TestInVault:
     def test_a_proxy_of_the_environment_is_not_used(self, vault, monkeypatch):
         for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy"):
             monkeypatch.setenv(name, "http://127.0.0.1:9")
-        with closing(KvSecrets(vault.url, lambda: TOKEN)) as kept:
+        with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=30.0)) as kept:
             assert kept.put(T, "key", ONE, by="ann").version == 1
 
     def test_who_was_not_first_decides_again_on_what_is_there(self, kept, vault):
@@ -504,7 +541,7 @@ class TestInVault:
 
         def first():
             if next(turns) == 0:
-                with closing(KvSecrets(vault.url, lambda: TOKEN)) as other:
+                with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=30.0)) as other:
                     other.promote(T, "key", by="bob", version=2)
 
         vault.before_states = first
@@ -514,7 +551,7 @@ class TestInVault:
 
     def test_a_value_whose_state_was_not_written_is_nobody_s(self, kept, vault):
         kept.put(T, "key", ONE, by="ann")
-        with closing(KvSecrets(vault.url, lambda: TOKEN)) as dying:
+        with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=30.0)) as dying:
             dying._write_states = killed
             with pytest.raises(KeyboardInterrupt):
                 dying.put(T, "key", TWO, by="ann")

@@ -88,18 +88,16 @@ def free_port():
 class Tap:
     """Every message that anybody publishes at a virtual host, Celery's own too, by the broker's tracer."""
 
-    def __init__(self, rabbit, vhost):
-        self.rabbit, self.name = rabbit, name_of(vhost)
+    def __init__(self, vhost):
         at = httpx.URL(vhost)
         self.connection = amqp.Connection(
-            f"{at.host}:{at.port}", userid=at.username, password=at.password, virtual_host=self.name
+            f"{at.host}:{at.port}", userid=at.username, password=at.password, virtual_host=name_of(vhost)
         )
         self.connection.connect()
         self.channel = self.connection.channel()
         topology.declare(self.channel)
         self.channel.queue_declare("tap", durable=False, auto_delete=False)
         self.channel.queue_bind("tap", "amq.rabbitmq.trace", routing_key="publish.#")
-        rabbit.ctl("trace_on", "-p", self.name)
         self.bodies = []
 
     def drain(self):
@@ -109,7 +107,6 @@ class Tap:
         return self.bodies
 
     def close(self):
-        self.rabbit.ctl("trace_off", "-p", self.name)
         self.connection.close()
 
 
@@ -243,8 +240,8 @@ def endpoint(planted):
 @pytest.fixture(scope="module")
 def run(postgres_server, rabbit, tmp_path_factory, planted, endpoint):
     dsn = postgres_server.create()
-    with rabbit.vhost() as vhost:
-        tap = Tap(rabbit, vhost)
+    with rabbit.vhost() as vhost, rabbit.traced(vhost):
+        tap = Tap(vhost)
         made = Run(dsn, vhost, tmp_path_factory.mktemp("canary"), planted, endpoint)
         try:
             made.start()

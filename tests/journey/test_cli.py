@@ -746,6 +746,8 @@ class TestTheDoctor:
         (tmp_path / "keys").mkdir()
         (tmp_path / "keys" / "audit.key").write_text("0" * 64)
         (tmp_path / "keys" / "audit.key").chmod(0o644)
+        (tmp_path / "keys" / "secrets.key").write_text("0" * 64)
+        (tmp_path / "keys" / "secrets.key").chmod(0o640)
 
         code, out, _ = home.run(
             "doctor",
@@ -761,6 +763,7 @@ class TestTheDoctor:
         assert found["postgres"]["state"] == "fail"
         assert "ORCHESTRATOR_DATABASE_URL" in found["postgres"]["todo"]
         assert found["audit key"]["todo"].startswith("chmod 600")
+        assert found["secrets key"]["todo"].startswith("chmod 600")
         assert "ORCHESTRATOR_LEASE_S" in found["environment"]["said"]
 
 

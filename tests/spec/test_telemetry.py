@@ -93,6 +93,18 @@ class TestAText:
         finally:
             telemetry._concealed.pop(value)
 
+    def test_is_not_torn_apart_by_a_value_that_is_too_short_to_be_told_from_words(self):
+        telemetry.conceal(["", "root"])
+        assert redacted("the root of it") == "the root of it"
+
+    def test_forgets_only_the_oldest_of_very_many_values(self):
+        try:
+            telemetry.conceal(f"value number {n}" for n in range(5000))
+            assert redacted("value number 4999") == GONE
+            assert len(telemetry._concealed) == 4096
+        finally:
+            telemetry._concealed.clear()
+
 
 class TestALogLine:
     def test_hides_what_stands_under_a_secret_s_name(self, lines):

@@ -83,7 +83,8 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield from _database(chosen)
     yield from redis(chosen)
     yield from policy_server(chosen)
-    yield _key(chosen)
+    yield _key("audit key", chosen.data / "keys" / "audit.key")
+    yield from _secrets_key(chosen)
     yield from files()
     yield from _tools(chosen)
     yield sandboxed(sandbox.verdict(chosen))
@@ -210,17 +211,20 @@ def policy_server(chosen: Settings) -> list[Check]:
     return [Check("policy server", OK, f"revision {decision.revision}")]
 
 
-def _key(chosen: Settings) -> Check:
-    path = chosen.data / "keys" / "audit.key"
+def _key(what: str, path: Path) -> Check:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        return Check(
-            "audit key", FAIL, f"{path}: {error.strerror}", "Mend what is wrong with the data folder."
-        )
+        return Check(what, FAIL, f"{path}: {error.strerror}", "Mend what is wrong with the data folder.")
     if mode & 0o077:
-        return Check("audit key", FAIL, f"others may read it (mode {mode:o})", f"chmod 600 {path}")
-    return Check("audit key", OK, "only you may read it")
+        return Check(what, FAIL, f"others may read it (mode {mode:o})", f"chmod 600 {path}")
+    return Check(what, OK, "only you may read it")
+
+
+def _secrets_key(chosen: Settings) -> Iterator[Check]:
+    path = Path(chosen.secrets_key_file or chosen.data / "keys" / "secrets.key").expanduser()
+    if path.exists():  # it is made with the first secret
+        yield _key("secrets key", path)
 
 
 def _tools(chosen: Settings) -> Iterator[Check]:
