@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
 from orchestrator.api import forms
-from orchestrator.api.identity import Principal, acts
+from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Here, the_plan
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import storable
@@ -66,7 +66,7 @@ def append(
 @router.get("/logs", response_model=forms.Entries, responses=documented(404))
 def listed(
     office: Here,
-    who: Annotated[Principal, Depends(acts("audit.read"))],
+    who: Annotated[Principal, Depends(reads("audit.read"))],
     plan: Annotated[UUID | None, Query(description="Those of this plan, not of your tenant's chain.")] = None,
     actor: Annotated[_Text, Query(max_length=200, description="Only those about this actor.")] = None,
     event_type: Annotated[
@@ -83,7 +83,7 @@ def listed(
     """List entries, the newest first, a page at a time."""
     wanted = _Wanted(actor, event_type, session_id, since, until)
     with office.core.store.transaction() as tx:
-        chain = the_plan(tx, plan).plan_id if plan is not None else ledger.ledger_of(who.tenant)
+        chain = the_plan(tx, plan, who.tenant).plan_id if plan is not None else ledger.ledger_of(who.tenant)
         return _page(tx, chain, wanted, before=_place(chain, cursor), limit=limit)
 
 
