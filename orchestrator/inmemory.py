@@ -143,22 +143,17 @@ class _OfTenant:
     def transaction(self) -> Iterator[InMemoryTx]:
         own = InMemoryStore(self._all.clock, alive=self._all.alive)
         rows = self._rows(own)
-        for mine, whole in zip(rows, self._rows(self._all), strict=True):
-            mine |= {key: row for key, row in whole.items() if self._is_own(own, key, row)}
+        for mine, every in zip(rows, self._rows(self._all), strict=True):
+            mine |= {key: row for key, row in every.items() if self._is_own(own, key, row)}
         before = [set(mine) for mine in rows]
-        with self._all.transaction():
-            tx = InMemoryTx(own)
-            try:
-                yield tx
-                self._check(own, rows)
-            except BaseException:
-                tx.undo()
-                raise
-        for mine, whole, known in zip(rows, self._rows(self._all), before, strict=True):
-            for key in known - set(mine):
-                del whole[key]
-            whole |= mine
-        self._all.outbox += own.outbox
+        with self._all.transaction() as whole:
+            part = InMemoryTx(own)
+            whole.answer_for(part)
+            yield part
+            self._check(own, rows)
+            for mine, every, known in zip(rows, self._rows(self._all), before, strict=True):
+                whole.take_over(every, mine, known)
+            whole.send(own.outbox)
 
     @staticmethod
     def _rows(store: InMemoryStore) -> Sequence[dict[Any, Any]]:
@@ -218,6 +213,18 @@ class InMemoryTx:
         """Take back everything that was written."""
         for erase in reversed(self._undo):
             erase()
+
+    def answer_for(self, part: InMemoryTx) -> None:
+        """Take back, with what is written here, what another transaction writes."""
+        self._undo.append(part.undo)
+
+    def take_over(self, rows: dict[_K, _V], part: dict[_K, _V], known: Collection[_K]) -> None:
+        """Write what became of a part of the rows: of those that were known, some may be gone."""
+        for key in known:
+            if key not in part:
+                self._remove(rows, key)
+        for key, row in part.items():
+            self._put(rows, key, row)
 
     def _put(self, rows: dict[_K, _V], key: _K, value: _V) -> None:
         if key in rows:

@@ -1952,6 +1952,17 @@ class TestAStoreOfOneTenant:
             assert not tx.take_outbox(10)
             assert tx.step(ref).state is StepState.READY
 
+    def test_removes_what_is_its_tenant_s_and_nothing_else(self, bench):
+        made = [Schedule(str(uuid4()), t, "daily", "0 6 * * *", "UTC", {}) for t in ("ours", "theirs")]
+        with bench.store.transaction() as tx:
+            assert [tx.add_schedule(schedule) for schedule in made] == [True, True]
+        with undone(bench.store.of("ours")) as tx:
+            assert tx.remove_schedule(made[0].schedule_id)
+        with bench.store.of("ours").transaction() as tx:
+            assert [tx.remove_schedule(schedule.schedule_id) for schedule in made] == [True, False]
+        with bench.store.transaction() as tx:
+            assert [schedule.tenant for schedule in tx.schedules()] == ["theirs"]
+
     def test_begins_a_statement_that_commits_itself_for_its_tenant_only(self, bench):
         ours, theirs = (
             new_step(bench.store, plan_id=new_plan(bench.store, tenant="ours")),
