@@ -62,9 +62,10 @@ class _Handler(BaseHTTPRequestHandler):
             case "hang":
                 self.server.let_go.wait(20)
             case "drip":
-                self.wfile.write(b"HTTP/1.0 200 OK\r\n")
-                while not self.server.let_go.wait(0.05):
-                    self.wfile.write(b"X-Slow: 1\r\n")
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+                until = time.monotonic() + 20
+                while time.monotonic() < until and not self.server.let_go.wait(0.05):
+                    self.wfile.write(b"y")
             case "cut":
                 self.connection.close()
             case "nonsense":
@@ -256,7 +257,9 @@ class TestAReceiver:
     @pytest.mark.parametrize("how", ["hang", "drip"])
     def test_that_does_not_come_to_an_end_is_left_and_asked_again(self, house, how):
         with receiving(how) as receiver:
+            began = time.monotonic()
             told = self.tried(house, receiver.url, timeout_s=0.4)
+            assert time.monotonic() - began < 15  # it would go on for 20 seconds
         assert told.state is NotificationState.WAITING
         assert told.error.startswith("no answer: ")
 
