@@ -33,7 +33,6 @@ from orchestrator.store import PgStore
 from orchestrator.telemetry import conceal, log
 from orchestrator.vault import signing
 from orchestrator.vault.chain import Sealer
-from orchestrator.vault.kv2 import KvSecrets
 from orchestrator.vault.notary import Notary
 from orchestrator.vault.outside import Outside
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets
@@ -126,6 +125,9 @@ def _secrets(settings: Settings, store: PgStore) -> Iterator[SecretStore]:
     if not settings.vault_url:
         yield SealedSecrets(store, MasterKeys(lambda: master_keys(settings)))
         return
+    # takes a while to import, and most have no Vault
+    from orchestrator.vault.kv2 import KvSecrets
+
     with closing(
         KvSecrets(
             settings.vault_url,

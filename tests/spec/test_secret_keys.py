@@ -9,6 +9,7 @@ import pytest
 from orchestrator import settings, telemetry, wiring
 from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.telemetry import GONE, redacted
+from tests.vault_server import TOKEN, VaultServer
 
 KEY = "ab" * 32
 
@@ -83,3 +84,29 @@ def test_a_token_of_vault_is_read_anew_and_kept_out_of_the_log(tmp_path):
     telemetry._concealed.clear()
     with pytest.raises(SecretsUnavailable, match="vault_token_file"):
         wiring._vault_token(settings.load(environment={}, data_dir=str(tmp_path)))
+
+
+@pytest.mark.postgres
+def test_secrets_are_in_vault_where_its_address_is_set(dsn, tmp_path):
+    server = VaultServer()
+    (tmp_path / "token").write_text(TOKEN)
+    chosen = settings.load(
+        environment={},
+        data_dir=str(tmp_path),
+        database_url=dsn,
+        vault_url=server.url,
+        vault_prefix="here",
+        vault_token_file=str(tmp_path / "token"),
+        vault_timeout_s=30,
+    )
+    try:
+        with wiring.core(chosen) as opened:
+            opened.secrets.put("default", "key", "a value for Vault", by="ann")
+            assert opened.secrets.get("default", "key").value == "a value for Vault"
+            with opened.store.transaction() as tx:
+                assert list(tx.secret_versions("default")) == []
+        assert set(server.entries) == {"here/default/key/value", "here/default/key/states"}
+        assert not wiring.secrets_key_file(chosen).exists()
+    finally:
+        server.close()
+        telemetry._concealed.clear()
