@@ -376,6 +376,13 @@ class TestAnAnswer:
             replace(guard, rules=rules).fetch(f"https://site.example:{page.port}/")
         assert refused.value.reason == "too_long"
 
+    def test_that_says_it_will_be_too_long_is_not_waited_for(self, guard, page):
+        page.answer = answer(b"", Content_Length=10**12)
+
+        with pytest.raises(Refused) as refused:
+            guard.fetch(f"https://site.example:{page.port}/")
+        assert refused.value.reason == "too_long"
+
     def test_that_never_ends_is_cut_off_at_the_limit(self, guard, page):
         def flood(connection, _, stopping):
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
@@ -405,7 +412,9 @@ class TestAnAnswer:
     def test_that_drips_is_given_up_when_the_time_for_all_of_it_is_up(self, guard, page, start):
         def drip(connection, _, stopping):
             connection.sendall(start)
-            while not stopping.wait(0.05):
+            for _ in range(100):  # long past the time that there is, and not forever
+                if stopping.wait(0.05):
+                    break
                 if start:
                     connection.sendall(b"x")
 

@@ -268,8 +268,7 @@ class TestAScript:
         for thread in threads:
             thread.start()
         owners = set()
-        end = time.monotonic() + 5
-        while len(owners) < 2 and time.monotonic() < end:
+        while len(owners) < 2 and any(thread.is_alive() for thread in threads):
             owners |= set(owned())
             time.sleep(0.05)
         for thread in threads:

@@ -42,7 +42,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
         "report show", "report verify", "sandbox check", "config show", "config check",
-        "audit verify", "audit show", "audit checkpoint", "audit prove", "audit check", "audit export",
+        "audit verify", "audit show", "audit checkpoint", "audit check", "audit export",
         "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",
         "secrets rekey",
         "keys create", "keys list", "keys rotate", "keys revoke",
