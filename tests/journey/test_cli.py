@@ -720,6 +720,30 @@ class TestAnApproval:
         assert ended[0] == 0
         assert verb("approvals", "list")[2] == "Nothing waits for a decision.\n"
 
+    def test_goes_from_stage_to_stage_where_nobody_decides_alone(self, verb, as_json, asked):
+        def waiting(role):
+            found = as_json("approvals", "list", "--role", role)[1]["approvals"]
+            return [a["approval_id"] for a in found if a["plan_id"] == asked.plan_id]
+
+        (approval,) = waiting("team_lead")
+        early = verb("approvals", "approve", approval, "--as", "eve", "--role", "manager")
+        first = verb("approvals", "approve", approval, "--as", "bob", "--role", "team_lead")
+        twice = verb("approvals", "approve", approval, "--as", "bob", "--role", "manager")
+        assert waiting("team_lead") == []
+        assert waiting("manager") == [approval]
+        second = verb("approvals", "approve", approval, "--as", "eve", "--role", "manager")
+
+        assert [early[0], twice[0]] == [4, 4]
+        assert first[:2] == (0, f"Approval {approval[:8]} now waits for manager, operator.\n")
+        assert second[:2] == (0, f"Approval {approval[:8]} is approved by eve.\n")
+        shown = as_json("approvals", "show", approval[:8])[1]
+        assert [(r["person"], r["role"]) for r in shown["rulings"]] == [
+            ("bob", "team_lead"),
+            ("eve", "manager"),
+        ]
+        assert "bob" in verb("approvals", "show", approval)[1]
+        verb("plans", "cancel", asked.plan_id)
+
     def test_that_is_refused_ends_its_plan(self, verb, as_json, asked):
         approval = as_json("approvals", "list")[1]["approvals"][0]["approval_id"]
 
