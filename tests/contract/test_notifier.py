@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.outcome import Held
 from orchestrator.domain.plan import Chain, Escalation, NotificationState, Stage, StepRef, request
 from orchestrator.notifier import DELIVERY, SIGNATURE, Notifier, Webhook, read_secret, sign
+from workers import fleet
 
 pytestmark = pytest.mark.postgres
 
@@ -383,6 +385,36 @@ class TestASender:
             thread.join(10)
         assert len(receiver.came) == 1
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "role", [fleet.sweeper, partial(fleet.relay, sweeps=False)], ids=["sweeper", "publisher"]
+)
+def test_who_sweeps_tells_the_webhook_of_the_settings_and_nobody_else(dsn, tmp_path, vhost, role):
+    (tmp_path / "secret").write_bytes(SECRET)
+    stopping = threading.Event()
+    with receiving() as receiver:
+        chosen = settings.load(
+            environment={},
+            data_dir=str(tmp_path),
+            database_url=dsn,
+            broker_url=vhost,
+            webhook_url=receiver.url,
+            webhook_secret_file=str(tmp_path / "secret"),
+        )
+        with wiring.core(chosen) as core:
+            plan = core.conductor.submit(request("Why?", requester="ann"))
+            claimed = core.conductor.begin(StepRef(plan.plan_id, 1), holder=1)
+            core.conductor.report(claimed, Held("DECISION", "May it?", "digest"))
+            thread = threading.Thread(target=role, args=(core, stopping))
+            thread.start()
+            sweeps = role is fleet.sweeper
+            until = time.monotonic() + (20 if sweeps else 2)
+            while not receiver.came and time.monotonic() < until:
+                time.sleep(0.01)
+            stopping.set()
+            thread.join(20)
+    assert [json.loads(came.body)["roles"] for came in receiver.came] == [["team_lead", "operator"]] * sweeps
 
 
 class TestTheSettings:

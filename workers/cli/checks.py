@@ -11,13 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 
 from agents import profiles
-from orchestrator import database, house, locks
+from orchestrator import chains, database, house, locks
 from orchestrator.domain.errors import Misconfigured, OrchestratorError
 from orchestrator.settings import Settings
 from workers import wiring
@@ -112,6 +113,7 @@ def files() -> list[Check]:
             lambda: f"revision {EmbeddedEnforcer(house.path('policies')).revision}, its own tests hold",
             PolicyLoadError,
         ),
+        _loaded("approvals", lambda: f"{len(chains.load(timedelta(days=1)))} categories", Misconfigured),
     ]
 
 
