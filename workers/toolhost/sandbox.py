@@ -177,7 +177,12 @@ class Sandbox:
         if os.geteuid() != 0:
             yield None
             return
-        self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SandboxUnavailable(
+                f"The folder {self._locks} for the sandboxes' locks cannot be made ({error.strerror})."
+            ) from error
         with contextlib.ExitStack() as held:
             yield self._spare_uid(held)
 
