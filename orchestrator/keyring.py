@@ -215,6 +215,14 @@ class KeyRing:
             until=row.expires_at,
         )
 
+    def holds(self, who: Principal) -> bool:
+        """Whether the key or session that proved somebody may still be used."""
+        if who.kind not in {"key", "session"}:
+            return True
+        with self._store.transaction() as tx:
+            find = tx.usable_key if who.kind == "key" else tx.usable_session
+            return find(who.credential) is not None
+
     def _digest(self, token: str) -> bytes:
         # of the whole token, so that no part of it is left unproved
         return hmac.new(self._pepper, token.encode("ascii"), hashlib.sha256).digest()

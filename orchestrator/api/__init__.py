@@ -78,8 +78,8 @@ def build(
         redirect_slashes=False,
         dependencies=[Depends(known_parameters)],
     )
-    app.state.office = Office(core, Seats(streams), stopping or threading.Event())
     app.state.reception = front = reception or identity.Reception()
+    app.state.office = Office(core, Seats(streams), stopping or threading.Event(), front.still)
     routers = [*(module.router for module in _MODULES), schedules.router(core)]
     app.state.routes = [route for router in routers for route in router.routes]
     identity.refuse_unguarded(app.state.routes)

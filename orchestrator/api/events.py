@@ -37,6 +37,7 @@ STREAM: Final = "text/event-stream"
 MOST_EVENTS: Final = 2**31 - 1
 _LOOK_EVERY_S: Final = 0.25
 _KEEP_ALIVE_S: Final = 15.0
+_PROVE_EVERY_S: Final = 15.0
 _BATCH: Final = 200
 _AGAIN_MS: Final = 1000
 
@@ -66,7 +67,7 @@ def look(office: Office, plan_id: str, *, tenant: str, after: int, limit: int) -
 
 
 class EventStream(Response):
-    """Sends a plan's events until it has ended, its reader has gone, or this server stops."""
+    """Sends a plan's events until it has ended, its reader has gone or may no longer read, or this server stops."""
 
     media_type = STREAM
 
@@ -75,7 +76,7 @@ class EventStream(Response):
         office: Office,
         plan_id: str,
         *,
-        tenant: str,
+        who: Principal,
         after: int,
         name: Callable[[Event], str],
         location: str,
@@ -84,14 +85,14 @@ class EventStream(Response):
         self.background = None
         self._office = office
         self._plan_id = plan_id
-        self._tenant = tenant
+        self._who = who
         self._after = after
         self._name = name
         self.init_headers({"Location": location, "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Hold a seat and send until there is no more to send or nobody to send it to."""
-        with self._office.seats.taken():
+        with self._office.seats.taken(self._who):
             async with anyio.create_task_group() as group:
 
                 async def until_gone() -> None:
@@ -111,8 +112,12 @@ class EventStream(Response):
 
     async def _texts(self) -> AsyncIterator[str]:
         yield f"retry: {_AGAIN_MS}\n\n"
-        after, silent_s = self._after, 0.0
+        after, silent_s, proved_at = self._after, 0.0, anyio.current_time()
         while not self._office.stopping.is_set():
+            if anyio.current_time() - proved_at >= _PROVE_EVERY_S:
+                if not await run_sync(self._office.still, self._who, limiter=self._office.lookers):
+                    return  # the reader may come back and say who they are; it goes on from there
+                proved_at = anyio.current_time()
             seen = await self._look(after)
             if seen is not None and seen.events:
                 yield "".join(_message(event, self._name(event)) for event in seen.events)
@@ -131,7 +136,7 @@ class EventStream(Response):
     async def _look(self, after: int) -> Seen | None:
         def once() -> Seen | None:
             try:
-                return look(self._office, self._plan_id, tenant=self._tenant, after=after, limit=_BATCH)
+                return look(self._office, self._plan_id, tenant=self._who.tenant, after=after, limit=_BATCH)
             except Unavailable:
                 return None  # Postgres may be restarting; the reader is kept, and misses nothing
 
@@ -147,7 +152,7 @@ def stream(
     office: Office,
     plan_id: str,
     *,
-    tenant: str,
+    who: Principal,
     after: int,
     name: Callable[[Event], str] = lambda e: str(e.number),
 ) -> EventStream:
@@ -155,11 +160,9 @@ def stream(
 
     Raises `NotFound` for no such plan, and `Refused` where there is no seat.
     """
-    office.seats.check()
-    begin = look(office, plan_id, tenant=tenant, after=after, limit=0).last
-    return EventStream(
-        office, plan_id, tenant=tenant, after=begin, name=name, location=f"/plans/{plan_id}/events"
-    )
+    office.seats.check(who)
+    begin = look(office, plan_id, tenant=who.tenant, after=after, limit=0).last
+    return EventStream(office, plan_id, who=who, after=begin, name=name, location=f"/plans/{plan_id}/events")
 
 
 @router.get(
@@ -190,7 +193,7 @@ def events(
 ) -> Any:
     """Tell what happens to a plan: as JSON what has happened, as a stream also what will."""
     if accept.chosen(accepted, ("application/json", STREAM)) == STREAM:
-        return stream(office, str(plan_id), tenant=who.tenant, after=after if last is None else number(last))
+        return stream(office, str(plan_id), who=who, after=after if last is None else number(last))
     seen = look(office, str(plan_id), tenant=who.tenant, after=after, limit=limit)
     return {
         "events": [shapes.event(event) for event in seen.events],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from anyio.to_thread import run_sync
@@ -117,6 +118,15 @@ class Reception:
         if self._issuer is None:
             raise Unproven("it shows a token, and no issuer is trusted")
         return self._issuer.proved(token)
+
+    def still(self, who: Principal) -> bool:
+        """Whether a caller who was identified may still be here: their key, session or token has not ended meanwhile."""
+        if who.until is not None and datetime.now(UTC) >= who.until:
+            return False
+        try:
+            return self.ring is None or self.ring.holds(who)
+        except Unavailable:
+            return True  # nobody can say; the request before was lawful, and the next is asked again
 
     @staticmethod
     def _narrowed(who: Principal, headers: Headers) -> Principal:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Final, Protocol
 
 import anyio
 from fastapi import Depends
@@ -16,11 +17,15 @@ from starlette.requests import Request
 from orchestrator.api.problems import Refused
 from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import NotFound
+from orchestrator.domain.identity import Principal
 from orchestrator.domain.plan import Plan
 from orchestrator.ports import SecretStore, Tx
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
+
+MOST_EACH: Final = 32
+"""Streams that one caller may have open in one process, so that nobody takes every seat."""
 
 
 class Core(Protocol):
@@ -62,29 +67,33 @@ class Seats:
 
     def __init__(self, count: int) -> None:
         self._free = count
+        self._held: Counter[tuple[str, str]] = Counter()
 
-    @property
-    def full(self) -> bool:
-        """Whether another stream would be refused."""
-        return self._free <= 0
+    def full(self, who: Principal) -> bool:
+        """Whether another stream of this caller would be refused."""
+        return self._free <= 0 or self._held[who.tenant, who.name] >= MOST_EACH
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Hold a seat for as long as the block lasts; raises `Refused` when there is none."""
-        self.check()
+    def taken(self, who: Principal) -> Iterator[None]:
+        """Hold a seat for as long as the block lasts; raises `Refused` when there is none for this caller."""
+        self.check(who)
         self._free -= 1
+        self._held[who.tenant, who.name] += 1
         try:
             yield
         finally:
             self._free += 1
+            self._held[who.tenant, who.name] -= 1
+            if not self._held[who.tenant, who.name]:
+                del self._held[who.tenant, who.name]
 
-    def check(self) -> None:
-        """Raise `Refused` when there is no seat."""
-        if self.full:
+    def check(self, who: Principal) -> None:
+        """Raise `Refused` when there is no seat for this caller."""
+        if self.full(who):
             raise Refused(
                 429,
                 "too_many_streams",
-                "As many streams are open as this server carries; try again soon, or ask for JSON.",
+                "As many streams are open as this server carries, or as you may have; try again soon, or ask for JSON.",
                 headers={"Retry-After": "5"},
             )
 
@@ -96,6 +105,8 @@ class Office:
     core: Core
     seats: Seats
     stopping: threading.Event
+    still: Callable[[Principal], bool] = lambda _: True
+    """Whether a caller whose request goes on may still be here."""
     lookers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
     """The threads that look for events: few, so that streams do not keep other requests waiting."""
 

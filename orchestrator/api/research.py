@@ -132,13 +132,13 @@ def streamed(
     ] = None,
 ) -> Response:
     """Research a question and tell what happens meanwhile. A reader who comes back goes on with the same plan."""
-    office.seats.check()
+    office.seats.check(who)
     if last:
         plan_id, after = _place(last)
     else:
         form = question(query, depth, max_sources)
         plan_id, after = submit_research(office, who, form, None).plan_id, 0
-    return events.stream(office, plan_id, tenant=who.tenant, after=after, name=_name)
+    return events.stream(office, plan_id, who=who, after=after, name=_name)
 
 
 def _name(event: Event) -> str:

@@ -4,15 +4,18 @@ import re
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
+import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
+from anyio.to_thread import run_sync
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import api, house
-from orchestrator.api import identity
+from orchestrator.api import events, identity, office
+from orchestrator.api.problems import Refused
 from orchestrator.domain.judgement import Judgement
 from orchestrator.keyring import KeyRing
 from orchestrator.rates import LocalRates, Rate
@@ -46,6 +49,20 @@ BODIES = {
 """What a request needs to be one that its route would take."""
 
 QUERIES = {("POST", "/research"): {"wait": 0}, ("GET", "/research/stream"): {"query": GOAL}}
+
+
+SCOPE = {
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "http_version": "1.1",
+    "method": "GET",
+    "scheme": "http",
+    "query_string": b"",
+    "root_path": "",
+    "client": ("127.0.0.1", 1),
+    "server": ("127.0.0.1", 8001),
+}
+"""A request as a server gives it to the application, for what no client can send."""
 
 
 class Guarded(Site):
@@ -250,20 +267,7 @@ async def _raw(app, path):
     async def receive():
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"127.0.0.1")],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 8001),
-    }
+    scope = {**SCOPE, "path": path, "raw_path": path.encode(), "headers": [(b"host", b"127.0.0.1")]}
     await app(scope, receive, send)
     return statuses[0]
 
@@ -393,6 +397,67 @@ class TestACaller:
                 for _ in range(4):
                     taken.enter_context(made._keys._pool.connection())
                 assert refusal(made.by(token, "GET", "/plans")) == (503, "unavailable")
+
+
+class TestAStream:
+    @pytest.fixture
+    def idle(self, site):
+        return site.made(tenant="acme")
+
+    @staticmethod
+    def read(site, token, plan, *, until):
+        """Open a stream, do something once it has begun, and read it to its end; what it sent."""
+        told = {b"host": b"127.0.0.1", b"accept": b"text/event-stream"}
+        told[b"authorization"] = f"Bearer {token}".encode()
+        scope = {**SCOPE, "path": f"/plans/{plan}/events", "raw_path": b"", "headers": list(told.items())}
+
+        async def go():
+            sent, waiting = [], iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+            async def send(message):
+                sent.append(message)
+                if len(sent) == 2:
+                    await run_sync(until)
+
+            async def receive():
+                message = next(waiting, None)
+                if message is None:
+                    await anyio.sleep_forever()
+                return message
+
+            with anyio.fail_after(30):
+                await site.app(scope, receive, send)
+            return sent
+
+        return site._portal.call(go)
+
+    def test_ends_soon_after_its_reader_s_key_was_revoked(self, site, idle, monkeypatch):
+        monkeypatch.setattr(events, "_PROVE_EVERY_S", 0.1)
+        shown = site.key("viewer")
+
+        sent = self.read(site, shown.token, idle, until=lambda: site.ring.revoke(shown.key.key_id, by="test"))
+
+        assert sent[0]["status"] == 200
+        assert b"event: end" not in b"".join(message.get("body", b"") for message in sent)
+
+    def test_ends_soon_after_its_reader_s_session_was_ended(self, site, idle, monkeypatch):
+        monkeypatch.setattr(events, "_PROVE_EVERY_S", 0.1)
+        session = site.by(site.token("viewer"), "POST", "/auth/session").json()["token"]
+
+        sent = self.read(site, session, idle, until=lambda: site.ring.end(session.split("_")[2]))
+
+        assert sent[0]["status"] == 200
+
+    def test_of_one_reader_too_many_leaves_seats_for_others(self):
+        seats = office.Seats(64)
+        ada, eve = (identity.Principal(name, "acme", frozenset()) for name in ("ada", "eve"))
+        with ExitStack() as stack:
+            for _ in range(office.MOST_EACH):
+                stack.enter_context(seats.taken(ada))
+            with pytest.raises(Refused):
+                seats.check(ada)
+            seats.check(eve)
+        seats.check(ada)
 
 
 class TestASession:
