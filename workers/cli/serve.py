@@ -49,7 +49,7 @@ def api(
         bool,
         typer.Option(
             "--dev-anonymous",
-            help="Let whoever reaches it in as an operator, without asking who they are: for development, on this machine.",
+            help="Let whoever reaches it in as operator and administrator, without asking who they are: for development, on this machine.",
         ),
     ] = False,
     work: flags.Work = None,
@@ -101,6 +101,13 @@ def _named(host: str) -> str:
     return host
 
 
+def _elsewhere(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() != "localhost"
+
+
 def _loopback(host: str) -> str:
     if host.lower() == "localhost":
         return "127.0.0.1"
@@ -133,9 +140,13 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     front = identity.reception(core.settings, ring=core.keyring, rates=rates, judge=judge)
     if core.settings.dev_anonymous:
         view.tell(
-            "NOBODY IS ASKED WHO THEY ARE: whoever reaches this port on this machine is an operator. Never do this where "
-            "others can log in.",
+            "NOBODY IS ASKED WHO THEY ARE: whoever reaches this port on this machine is operator and administrator. "
+            "Never do this where others can log in.",
             "bold red",
+        )
+    elif not core.settings.hosts and _elsewhere(host):
+        view.tell(
+            "It answers under no name that other machines use: list its names in trusted_hosts.", "yellow"
         )
     config = uvicorn.Config(
         http.build(core, reception=front, hosts=core.settings.own_hosts, stopping=stopping),
