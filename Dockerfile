@@ -2,7 +2,7 @@
 FROM python:3.12-slim
 
 RUN useradd --create-home --uid 10001 orchestrator \
-    && mkdir -p /data /documents && chown orchestrator /data
+    && mkdir -p /data /documents /policies && chown orchestrator /data /policies
 WORKDIR /app
 
 COPY requirements.lock ./

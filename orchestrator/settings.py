@@ -83,6 +83,8 @@ class Settings(BaseModel):
     model_key_env: str
     model_input_uusd_per_1k: int = Field(ge=0)
     model_output_uusd_per_1k: int = Field(ge=0)
+    decision_log_file: str
+    decision_log_input: bool
     stops_file: str
     opa_url: str
     opa_timeout_s: float = Field(gt=0, le=30)

@@ -30,6 +30,7 @@ from workers.broker_loop import BrokerLoop
 from workers.completion_consumer import CompletionConsumer
 from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
+from workers.gate.decision_log import DecisionLog
 from workers.gate.gate import Gate
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
@@ -53,14 +54,20 @@ _LOOK_S: Final = 5.0
 
 def enforcer(settings: Settings) -> Enforcer:
     """What decides by policy: the OPA server that is configured, or this process. Raises `Misconfigured`."""
+    heard = None
+    if settings.decision_log_file:
+        heard = DecisionLog(
+            Path(settings.decision_log_file).expanduser(), with_input=settings.decision_log_input
+        )
     try:
         if not settings.opa_url:
-            return EmbeddedEnforcer(house.path("policies"))
+            return EmbeddedEnforcer(house.path("policies"), heard=heard)
         return RemoteEnforcer(
             settings.opa_url,
             timeout_s=settings.opa_timeout_s,
             ca_file=Path(settings.opa_ca_file) if settings.opa_ca_file else None,
             token=os.environ.get(settings.opa_token_env, ""),
+            heard=heard,
         )
     except PolicyLoadError as error:
         raise Misconfigured(str(error)) from error

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,19 +14,20 @@ import yaml
 from orchestrator import settings
 from orchestrator.settings import PREFIX, Settings
 from scripts import reference
+from tests.contract import opa_server
 from workers import cli
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES = COMPOSE["services"]
-SERVERS = {"postgres", "rabbitmq", "redis"}
+SERVERS = {"postgres", "rabbitmq", "redis", "opa"}
 """Services that are not this program; the rest are its members."""
-ONCE = {"prepare"}
+ONCE = {"prepare", "policies"}
 """Members that end before the others begin."""
 MEMBERS = {name: service for name, service in SERVICES.items() if name not in SERVERS}
 PROCFILE = dict(re.findall(r"^(\w+): (.*)$", (ROOT / "Procfile").read_text(encoding="utf-8"), re.MULTILINE))
-LISTENS = {"postgres", "rabbitmq", "redis", "api", "flower"}
+LISTENS = {"postgres", "rabbitmq", "redis", "opa", "api", "flower"}
 VERBS = {
     path: {name for parameter in verb.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for path, verb in reference._verbs(typer.main.get_command(cli.app), ())
@@ -149,6 +151,44 @@ class TestAService:
     def test_named_api_is_looked_at_where_it_listens(self):
         port = settings.load(environment={}).api_port
         assert f"http://127.0.0.1:{port}/readyz" in MEMBERS["api"]["healthcheck"]["test"][-1]
+
+
+class TestThePolicyServer:
+    def test_decides_by_the_bundle_that_this_image_packs(self):
+        packed = MEMBERS["policies"]["command"][-1]
+        volume = f"{packed.rsplit('/', 1)[0]}"
+
+        assert packed in SERVICES["opa"]["command"]
+        assert SERVICES["opa"]["volumes"] == [f"policies:{volume}:ro"]
+        assert MEMBERS["policies"]["volumes"] == [f"policies:{volume}"]
+
+    def test_is_of_the_version_that_the_tests_are_run_against(self):
+        assert SERVICES["opa"]["image"] == f"openpolicyagent/opa:{opa_server.PIN}-static"
+
+    @pytest.mark.parametrize("name", sorted(set(MEMBERS) - ONCE))
+    def test_is_asked_by_every_process_that_runs_and_is_there_before_it(self, name):
+        host = "127.0.0.1" if MEMBERS[name].get("network_mode") == "host" else "opa"
+
+        assert MEMBERS[name]["environment"]["ORCHESTRATOR_OPA_URL"] == f"http://{host}:8181"
+        assert MEMBERS[name]["depends_on"]["opa"] == {"condition": "service_healthy"}
+
+    @pytest.mark.skipif(
+        opa_server.program() is None, reason=f"no opa {opa_server.PIN} on the PATH or in ~/go/bin"
+    )
+    def test_is_found_well_and_found_down_by_its_health_check(self, tmp_path):
+        test = SERVICES["opa"]["healthcheck"]["test"]
+        assert test[:2] == ["CMD", "/opa"]
+
+        def healthy(url):
+            words = [word.replace("http://127.0.0.1:8181", url) for word in test[2:]]
+            return (
+                subprocess.run([opa_server.program(), *words], capture_output=True, check=False).returncode
+                == 0
+            )
+
+        with opa_server.real(ROOT / "policies", tmp_path) as (_, url):
+            assert healthy(url)
+        assert not healthy(url)
 
 
 def test_the_fleet_without_docker_hands_back_before_its_manager_kills(monkeypatch):

@@ -78,6 +78,9 @@ class PolicyLoadError(ValueError):
     """A policy folder cannot be trusted with decisions; the message says which file or row, and why."""
 
 
+_NOTHING: Final = hashlib.sha256(b"").hexdigest()
+
+
 class NoAnswerError(Exception):
     """There is no answer, or not in time. The message says why, to an operator; it never quotes the question."""
 
@@ -93,6 +96,11 @@ class Decision(Judgement):
     engine: str
     duration_us: int
     detail: str = ""
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether the question was one that could be put to an engine."""
+        return self.input_digest != _NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
