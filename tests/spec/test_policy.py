@@ -706,12 +706,29 @@ class TestAReload:
             case "row":
                 (folder / "tests" / "more.json").write_text("[{}]", encoding="utf-8")
 
-        with pytest.raises(PolicyLoadError):
+        with pytest.raises(PolicyLoadError) as refused:
             enforcer.reload()
 
+        assert enforcer.last_error == str(refused.value)
         assert enforcer.revision == before
         assert enforcer.judge(question()).allow
         assert not enforcer.judge(question(held=())).allow
+
+    def test_starts_the_age_of_the_policy_anew_and_forgets_the_last_error(self, folder):
+        enforcer = EmbeddedEnforcer(folder)
+        table = folder / "tests" / "more.json"
+        table.write_text("[{}]", encoding="utf-8")
+        with pytest.raises(PolicyLoadError):
+            enforcer.reload()
+        enforcer._loaded_at -= 3600
+        assert enforcer.last_error
+        assert enforcer.age_s >= 3600
+        table.unlink()
+
+        enforcer.reload()
+
+        assert enforcer.last_error == ""
+        assert 0 <= enforcer.age_s < 3600
 
     def test_does_not_disturb_decisions_in_other_threads(self, folder):
         enforcer = EmbeddedEnforcer(folder)
