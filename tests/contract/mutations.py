@@ -121,7 +121,7 @@ MUTATIONS = [
     Mutation("act for a tenant as who may see all", "confine", "SET LOCAL ROLE orchestrator_tenant;", "", "TestAStoreOfOneTenant"),
     Mutation("keep a tenant's role for the next", "confine", "SET LOCAL ROLE", "SET ROLE", "TestAConnectionThatServedATenant", TENANTS),
     Mutation("keep a tenant's name for the next", "confine", "%(tenant)s, true)", "%(tenant)s, false)", "TestAConnectionThatServedATenant", TENANTS),
-    Mutation("look for open tables at their rows only", "confinement", "WHEN NOT secured THEN true", "WHEN false THEN true", "TestEveryTable", TENANTS),
+    Mutation("look for open tables at their rows only", "confinement", "WHEN NOT secured THEN true", "WHEN false THEN true", "TestEveryTable::test_that_lost_its_row_security_is_named_by_the_self_test", TENANTS),
     Mutation("look for open tables in the catalogue only", "confinement", "LIKE '%%<row%%'", "LIKE '%%<never%%'", "TestTheSelfTest", TENANTS),
     Mutation("let a role see all without a word", "confinement", "rolsuper OR rolbypassrls OR", "rolsuper OR", "TestTheSelfTest", TENANTS),
 ]  # fmt: skip
