@@ -7,10 +7,12 @@ file of checkpoints) is said in each test; the private key of checkpoints they n
 import json
 import logging
 import os
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from types import SimpleNamespace
 from uuid import uuid4
 
 import psycopg
@@ -19,6 +21,7 @@ import structlog
 
 from orchestrator import settings, wiring
 from orchestrator.conductor import Conductor, Rules
+from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.plan import AuditRecord, request
 from orchestrator.store import PgStore
 from orchestrator.vault import checkpoint, notary, signing
@@ -27,7 +30,9 @@ from orchestrator.vault.checkpoint import NOTHING, Leaf
 from orchestrator.vault.examine import FAULTS
 from orchestrator.vault.notary import Contradicted
 from orchestrator.vault.signing import Signer
+from tests.contract.workbench import eventually
 from workers import cli
+from workers.wiring import notarise
 
 pytestmark = pytest.mark.postgres
 
@@ -522,6 +527,48 @@ class TestTheNotary:
         sealed.go_on(sealed.other)
         with pytest.raises(Contradicted, match="same checkpoint_key_file"):
             sealed.notary().step()
+
+    def test_goes_on_after_whatever_goes_wrong_and_says_it_once(self, sealed):
+        wrong = [ZeroDivisionError("?"), ZeroDivisionError("?"), Unavailable("Away."), Contradicted("Older.")]
+        made, stopping = sealed.notary(), threading.Event()
+        step = made.step
+
+        def failing(**rest):
+            if wrong:
+                raise wrong.pop(0)
+            stopping.set()
+            return step(**rest)
+
+        made.step = failing
+        sealed.go_on(sealed.other)
+        with structlog.testing.capture_logs() as logs:
+            made.forever(stopping, every_s=0.0, look_s=0.001)
+        said = [line["event"] for line in logs]
+        assert said == [
+            "checkpoint.crashed",
+            "checkpoint.unwritten",
+            "checkpoint.refused",
+            "checkpoint.made",
+        ]
+
+    def test_says_which_chain_is_not_as_it_was_signed_for(self, sealed):
+        sealed.rewrite(sealed.one, sealed.sealer, {"by": "somebody else"})
+        with structlog.testing.capture_logs() as logs:
+            assert sealed.notary().step() == []
+        (said,) = [line for line in logs if line["event"] == "checkpoint.contradicted"]
+        assert said["chain"] == sealed.one
+
+    def test_is_run_beside_a_sweeper_unless_it_is_told_not_to(self, site):
+        for every_s in (0.0, 0.01):
+            chosen = site.settings.model_copy(update={"checkpoint_every_s": every_s})
+            stopping = threading.Event()
+            core = SimpleNamespace(settings=chosen, store=site.store)
+            thread = threading.Thread(target=notarise, args=(core, stopping))
+            thread.start()
+            assert every_s == 0.0 or eventually(site.file.exists)
+            stopping.set()
+            thread.join()
+            assert site.file.exists() == (every_s > 0)
 
 
 class TestRotatedKeys:

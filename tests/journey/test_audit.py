@@ -45,6 +45,7 @@ class Desk:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.type(f'orchestrator research "{GOAL}" --docs {docs}')
+        self.swept = (self.data / "checkpoints.jsonl").read_bytes().count(b"\n")
         self.plan = json.loads(self.type("orchestrator plans list --json"))["plans"][0]["plan_id"]
 
     def type(self, command, *, code=0):
@@ -89,6 +90,10 @@ def said(desk):
 def of(said, pattern):
     (found,) = [text for command, text in said.items() if re.search(pattern, command)]
     return found
+
+
+def test_a_process_that_works_makes_checkpoints_by_itself(desk):
+    assert desk.swept >= 1
 
 
 class TestTheAuditorsGuide:

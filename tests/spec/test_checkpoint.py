@@ -6,6 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.vault import checkpoint, examine, proof, signing
@@ -39,6 +41,10 @@ def series(*counts, signer=SIGNER):
         leaves = [leaf_of(chain("plan 1", count)), leaf_of(chain("plan 2", count + 1))]
         made = checkpoint.make(signer, leaves, at=AT, after=made)
         yield made
+
+
+LINES = [one.line() for one in series(1, 2, 3)]
+READ = [checkpoint.read(line) for line in LINES]
 
 
 def names(faults):
@@ -106,6 +112,17 @@ class TestASeries:
         one, *_ = series(1, 2)
         *_, two = series(3, 2)
         assert names(examine.follow([one.line(), two.line()], RING, "a test").faults) == ["order_broken"]
+
+    @given(st.data())
+    def test_in_which_any_byte_was_changed_does_not(self, data):
+        text = b"".join(LINES)
+        at = data.draw(st.integers(0, len(text) - 1))
+        to = data.draw(st.integers(0, 255).filter(lambda byte: byte != text[at]))
+        altered = text[:at] + bytes([to]) + text[at + 1 :]
+        lines = [line for line in altered.split(b"\n") if line.strip()]
+        followed = examine.follow(lines, RING, "a test")
+        inside = examine.follow(LINES, RING, "the database")
+        assert followed.faults or examine.compare(inside, followed) or [*followed.found.values()] == READ
 
     def test_promises_what_every_one_of_them_says(self):
         followed = examine.follow([one.line() for one in series(1, 3)], RING, "a test")
