@@ -258,6 +258,7 @@ def run(postgres_server, rabbit, tmp_path_factory, planted, endpoint):
             made.ask("GET", f"/plans?token={planted.api_key[9:]}")  # 422
             made.ask("GET", "/secrets")
             made.ask("DELETE", "/secrets/leaky-key")
+            made.ask("PUT", "/secrets/kept-key", {"value": planted.pending})  # for the tables to hold one
             made.orphan = made.research("Who keeps a lighthouse?")
             for plan_id, _ in [*made.plans, made.orphan]:
                 for part in ("report", "events", "facts", "steps", "calls", "audit"):
@@ -324,6 +325,7 @@ class TestNoCanaryIs:
     def test_in_any_row_of_any_table(self, run, planted):
         tables = run.tables()
         assert {"plan", "audit", "call", "evidence", "secret", "data_key", "event", "report"} <= set(tables)
+        assert "kept-key" in tables["secret_version"]
         assert {name: planted.found_in(t) for name, t in tables.items() if planted.found_in(t)} == {}
 
     def test_in_what_the_policy_was_asked(self, run, planted):
