@@ -80,7 +80,7 @@ ALTER TABLE audit FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_fleet ON audit TO orchestrator_fleet
     USING (true);
 CREATE POLICY of_tenant ON audit TO orchestrator_tenant
-    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = audit.chain)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+    USING (((( SELECT p.tenant FROM plan p WHERE (p.plan_id = audit.chain)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)) OR (( SELECT l.tenant FROM ledger l WHERE (l.chain = audit.chain)) = NULLIF(current_setting('app.tenant'::text, true), ''::text))));
 GRANT INSERT, SELECT ON audit TO orchestrator_tenant;
 
 CREATE TABLE call (
@@ -274,6 +274,13 @@ CREATE TABLE ledger (
     CONSTRAINT ledger_pkey PRIMARY KEY (chain),
     CONSTRAINT ledger_tenant_key UNIQUE (tenant)
 );
+ALTER TABLE ledger ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ledger FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON ledger TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON ledger TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT INSERT, SELECT, UPDATE ON ledger TO orchestrator_tenant;
 
 CREATE TABLE notification (
     notification_id uuid NOT NULL,
@@ -295,6 +302,13 @@ CREATE TABLE notification (
 );
 CREATE INDEX notification_of_approval ON public.notification USING btree (approval_id);
 CREATE INDEX notification_waiting ON public.notification USING btree (due_at) WHERE (state = 'waiting'::text);
+ALTER TABLE notification ENABLE ROW LEVEL SECURITY;
+ALTER TABLE notification FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON notification TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON notification TO orchestrator_tenant
+    USING ((( SELECT p.tenant FROM (approval a JOIN plan p ON ((p.plan_id = a.plan_id))) WHERE (a.approval_id = notification.approval_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT INSERT, SELECT ON notification TO orchestrator_tenant;
 
 CREATE TABLE outbox (
     number bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -419,6 +433,13 @@ CREATE TABLE ruling (
     CONSTRAINT ruling_seat_check CHECK ((seat > 0)),
     CONSTRAINT ruling_stage_check CHECK ((stage > 0))
 );
+ALTER TABLE ruling ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ruling FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON ruling TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON ruling TO orchestrator_tenant
+    USING ((( SELECT p.tenant FROM (approval a JOIN plan p ON ((p.plan_id = a.plan_id))) WHERE (a.approval_id = ruling.approval_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT INSERT, SELECT ON ruling TO orchestrator_tenant;
 
 CREATE TABLE schedule (
     schedule_id uuid NOT NULL,

@@ -119,7 +119,7 @@ class Hands:
                 self._host,
                 prices,
                 opened.locks,
-                known=Known(stops=stops(settings)),
+                known=Known(egress=settings.hosts, stops=stops(settings)),
                 crash_point=crash_point,
             ),
             minds,

@@ -24,6 +24,12 @@ OWN = f"tenant = {TENANT}"
 # one value for each row, found by its key: what EXISTS asks for may be answered by reading all plans of the tenant
 OF_PLAN = f"(SELECT p.tenant FROM plan AS p WHERE p.plan_id = {{table}}.{{column}}) = {TENANT}"
 OF_SCHEDULE = f"(SELECT s.tenant FROM schedule AS s WHERE s.schedule_id = firing.schedule_id) = {TENANT}"
+OF_APPROVAL = (
+    "(SELECT p.tenant FROM approval AS a JOIN plan AS p ON p.plan_id = a.plan_id"
+    f" WHERE a.approval_id = {{table}}.approval_id) = {TENANT}"
+)
+# a chain is a plan's, or the tenant's own
+OF_LEDGER = f"(SELECT l.tenant FROM ledger AS l WHERE l.chain = audit.chain) = {TENANT}"
 
 
 def _of_plan(table: str, column: str = "plan_id") -> str:
@@ -36,10 +42,13 @@ TABLES = (
     ("step", "SELECT, INSERT, UPDATE", _of_plan("step"), None),
     ("outcome", "SELECT, INSERT", _of_plan("outcome"), None),
     ("event", "SELECT, INSERT", _of_plan("event"), None),
-    ("audit", "SELECT, INSERT", _of_plan("audit", "chain"), None),
+    ("ledger", "SELECT, INSERT, UPDATE", OWN, None),
+    ("audit", "SELECT, INSERT", f"({_of_plan('audit', 'chain')} OR {OF_LEDGER})", None),
     ("call", "SELECT, INSERT, UPDATE", _of_plan("call"), None),
     ("report", "SELECT", _of_plan("report"), None),
     ("approval", "SELECT, INSERT, UPDATE", _of_plan("approval"), None),
+    ("ruling", "SELECT, INSERT", OF_APPROVAL.format(table="ruling"), None),
+    ("notification", "SELECT, INSERT", OF_APPROVAL.format(table="notification"), None),
     # one of no plan belongs to nobody but the operators
     ("dead_letter", "SELECT, INSERT, UPDATE", _of_plan("dead_letter"), None),
     ("evidence", "SELECT, INSERT", OWN, None),

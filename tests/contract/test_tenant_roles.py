@@ -135,7 +135,7 @@ class TestMigrating:
         with pytest.raises(Misconfigured) as refused:
             database.migrate(dsn)
         said = str(refused.value)
-        assert database.revision(dsn) == "0003"
+        assert database.revision(dsn) == "0008"
 
         for statement in (
             "CREATE ROLE orchestrator_tenant NOLOGIN",
@@ -163,7 +163,7 @@ class TestMigrating:
 
     def test_beside_a_fleet_that_works_waits_its_turn_and_harms_nobody(self, machine):
         dsn = machine.database(machine.login("SUPERUSER"))
-        upgrade(dsn, to="0003")
+        upgrade(dsn, to="0008")
         with psycopg.connect(dsn) as worker, ThreadPoolExecutor(1) as pool:
             worker.execute("SET deadlock_timeout = '60s'")  # whoever migrates notices first
             worker.execute("SELECT FROM approval")

@@ -22,7 +22,17 @@ from orchestrator.conductor import CallAsk, Conductor, Rules
 from orchestrator.domain.errors import ForeignTenant, NotFound, Unavailable
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.outcome import Completed, Faulted, Held
-from orchestrator.domain.plan import CallState, Evidence, Fact, PlanState, Semantics, StepRef, request
+from orchestrator.domain.plan import (
+    ApprovalState,
+    CallState,
+    Evidence,
+    Fact,
+    Notification,
+    PlanState,
+    Semantics,
+    StepRef,
+    request,
+)
 from orchestrator.store import Alive, PgStore
 from orchestrator.vault.chain import Sealer
 from tests.contract.test_postgres import eventually
@@ -49,9 +59,18 @@ def _by_plan(by: str = "plan_id", *, moved: tuple[str, ...] = ()) -> Kept:
     return Kept(by, f"(SELECT p.tenant FROM plan AS p WHERE p.plan_id = t.{by})", moved)
 
 
+OF_APPROVAL = (
+    "(SELECT p.tenant FROM approval AS a JOIN plan AS p ON p.plan_id = a.plan_id"
+    " WHERE a.approval_id = t.approval_id)"
+)
+OF_CHAIN = (
+    "COALESCE((SELECT p.tenant FROM plan AS p WHERE p.plan_id = t.chain),"
+    " (SELECT l.tenant FROM ledger AS l WHERE l.chain = t.chain))"
+)
+
 MATRIX = {
     "approval": _by_plan(moved=("plan_id",)),
-    "audit": _by_plan("chain"),
+    "audit": Kept("chain", OF_CHAIN),
     "call": _by_plan(moved=("plan_id",)),
     "dead_letter": _by_plan(moved=("plan_id",)),
     "event": _by_plan(),
@@ -62,10 +81,13 @@ MATRIX = {
         "(SELECT s.tenant FROM schedule AS s WHERE s.schedule_id = t.schedule_id)",
         ("schedule_id", "plan_id"),
     ),
+    "ledger": Kept("tenant", moved=("tenant",)),
+    "notification": Kept("approval_id", OF_APPROVAL),
     "outbox": _by_plan(),
     "outcome": _by_plan(),
     "plan": Kept("tenant", moved=("tenant",)),
     "report": _by_plan(),
+    "ruling": Kept("approval_id", OF_APPROVAL),
     "schedule": Kept("tenant", moved=("tenant",)),
     "step": _by_plan(moved=("plan_id",)),
     "tenant": Kept("tenant"),
@@ -74,6 +96,13 @@ MATRIX = {
 
 NOBODYS = {
     "alembic_version": "The revision of the schema; a tenant may not even read it.",
+    "api_key": "Read before it is known for whom a request acts, and by the operators' command.",
+    "checkpoint": "Signed over the chains of all tenants at once.",
+    "checkpointed": "Where each chain stood then; only who signs reads it.",
+    "data_key": "Wrapped; read by the store of secrets only, which names the tenant in what it seals.",
+    "secret": "As data_key.",
+    "secret_version": "As data_key.",
+    "session": "As api_key.",
 }
 """Every table that has no rows of a tenant, with the reason. No tenant has any privilege there."""
 
@@ -117,11 +146,16 @@ class World:
         held, dead, fresh = self.plan(tenant), self.plan(tenant), self.plan(tenant)
         assert self.conductor.report(self.claim(held), Held("spend", "May I?", "d", ("approver",)))
         assert self.conductor.report(self.claim(dead), Faulted("broken", "It broke.", retryable=False))
+        self._decided(tenant)
         self.chronos.add(Draft("daily", "0 6 * * *", {"goal": "What is new?"}, tenant=tenant))
         fired = self.chronos.run_now("daily", tenant=tenant)
         with self.store.transaction() as tx:
             tx.put_tenant(Tenant(tenant, weight=2))
             (approval,) = tx.approvals(plan_id=held)
+            tx.add_notification(Notification(str(uuid4()), approval.approval_id, "approval.requested", {}))
+            own = tx.lock_ledger(tenant)
+            seal = Sealer(b"a key for tests").seal
+            tx.append_to_ledger(seal(chain=own.chain, number=1, kind="told", body={}, prev=own.head))
             (letter,) = tx.dead_letters(plan_id=dead)
         return SimpleNamespace(
             done=done,
@@ -134,6 +168,13 @@ class World:
             schedule=fired.schedule_id,
             fired=fired,
         )
+
+    def _decided(self, tenant: str) -> None:
+        plan_id = self.plan(tenant)
+        assert self.conductor.report(self.claim(plan_id), Held("spend", "May I?", "d", ("approver",)))
+        with self.store.transaction() as tx:
+            (approval,) = tx.approvals(plan_id=plan_id)
+        self.conductor.decide(approval.approval_id, approve=True, by="grace", roles=["approver"])
 
     def plan(self, tenant: str) -> str:
         return self.conductor.submit(request("What does a lock do?", tenant=tenant, requester="ada")).plan_id
@@ -449,7 +490,9 @@ class TestAVerb:
         with world.store.of(OURS).transaction() as tx:
             assert {plan.tenant for plan in tx.plans()} == {OURS}
             assert {schedule.tenant for schedule in tx.schedules()} == {OURS}
-            assert [approval.plan_id for approval in tx.approvals()] == [world.of[OURS].held]
+            assert [approval.plan_id for approval in tx.approvals(state=ApprovalState.PENDING)] == [
+                world.of[OURS].held
+            ]
             assert [letter.plan_id for letter in tx.dead_letters()] == [world.of[OURS].dead]
 
     def test_submits_for_its_tenant(self, own_world):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import house
 from orchestrator.domain.errors import Invalid, Misconfigured, Unavailable
 from workers import signals
 from workers.cli import doors, flags, view
@@ -128,14 +127,11 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     from orchestrator import api as http
     from orchestrator import wiring
     from orchestrator.api import identity
-    from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
+    from workers import wiring as working
 
     _refuse_exposed(core)
     stopping = threading.Event()
-    try:
-        judge = EmbeddedEnforcer(house.path("policies"))
-    except PolicyLoadError as error:
-        raise Misconfigured(str(error)) from error
+    judge = working.enforcer(core.settings)
     rates = stack.enter_context(wiring.rates(core.settings))
     front = identity.reception(core.settings, ring=core.keyring, rates=rates, judge=judge)
     if core.settings.dev_anonymous:
@@ -144,7 +140,7 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
             "Never do this where others can log in.",
             "bold red",
         )
-    elif not core.settings.hosts and _elsewhere(host):
+    elif not core.settings.own_hosts and _elsewhere(host):
         view.tell(
             "It answers under no name that other machines use: list its names in trusted_hosts.", "yellow"
         )
