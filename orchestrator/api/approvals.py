@@ -42,7 +42,7 @@ def listed(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Any:
     """List what people must decide or have decided, the oldest first."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         found = tx.approvals(
             state=state,
             plan_id=str(plan) if plan is not None else None,
@@ -57,7 +57,7 @@ def listed(
 @router.get("/approvals/{approval_id}", response_model=forms.ApprovalInFull, responses=documented(404))
 def show(office: Here, who: _Reader, approval_id: UUID) -> Any:
     """Show what must be decided: every stage, who has decided, and who was told of it."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         found = _approval(tx, who, str(approval_id))
         return shapes.approval_in_full(
             found, tx.rulings(found.approval_id), tx.notifications(approval_id=found.approval_id)
@@ -67,7 +67,7 @@ def show(office: Here, who: _Reader, approval_id: UUID) -> Any:
 @router.post("/approvals/{approval_id}", response_model=forms.Approval, responses=documented(403, 404, 409))
 def decide(office: Here, who: _Decider, approval_id: UUID, form: forms.DecisionForm) -> Any:
     """Decide, once: when everybody has approved the step goes on; a rejection ends its plan."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         _approval(tx, who, str(approval_id))
     return _decided(office, who, str(approval_id), form, approve=form.decision == "approve")
 
@@ -81,7 +81,7 @@ def approve(
     office: Here, who: _Decider, plan_id: UUID, step: _Number, form: forms.RulingForm | None = None
 ) -> Any:
     """Approve what a step waits for: the newest that was asked about it."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         asked = _newest(tx, who, str(plan_id), step)
     return _decided(office, who, asked.approval_id, form or forms.RulingForm(), approve=True)
 
@@ -93,7 +93,7 @@ def reject(
     office: Here, who: _Decider, plan_id: UUID, step: _Number, form: forms.RulingForm | None = None
 ) -> Any:
     """Reject what a step waits for, which ends its plan."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         asked = _newest(tx, who, str(plan_id), step)
     return _decided(office, who, asked.approval_id, form or forms.RulingForm(), approve=False)
 
@@ -104,7 +104,7 @@ def _decided(
     # a role that is named narrows those that the caller has; it gives none
     roles = who.roles if form.role is None else who.roles & {form.role}
     return shapes.approval(
-        office.core.conductor.decide(
+        office.conductor(who.tenant).decide(
             approval_id, approve=approve, by=who.name, roles=roles, comment=form.comment, stage=form.stage
         )
     )

@@ -48,7 +48,7 @@ def append(
     office: Here, form: forms.EntryForm, who: Annotated[Principal, Depends(acts("audit.append"))]
 ) -> Any:
     """Append an entry to the chain of your tenant: it is sealed, and cannot be changed any more."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         head = tx.lock_ledger(who.tenant)
         body: dict[str, Json] = {
             **form.model_dump(exclude={"event_type"}),
@@ -82,7 +82,7 @@ def listed(
 ) -> Any:
     """List entries, the newest first, a page at a time."""
     wanted = _Wanted(actor, event_type, session_id, since, until)
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         chain = the_plan(tx, plan, who.tenant).plan_id if plan is not None else ledger.ledger_of(who.tenant)
         return _page(tx, chain, wanted, before=_place(chain, cursor), limit=limit)
 

@@ -44,7 +44,7 @@ def listed(
     behind = pages.place(cursor)
     if tenant not in {None, who.tenant}:
         return {"dead_letters": [], "next": None}
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         found = tx.dead_letters(
             state=None if state == "all" else state,
             plan_id=str(plan) if plan is not None else None,
@@ -68,7 +68,7 @@ def retry(
 ) -> Any:
     """Take a dead letter's plan up again where it stopped; its history stays."""
     _own(office, who, letter_id)
-    return shapes.plan(office.core.conductor.retry_dead(str(letter_id), by=who.name))
+    return shapes.plan(office.conductor(who.tenant).retry_dead(str(letter_id), by=who.name))
 
 
 @router.post("/{letter_id}/discard", response_model=forms.DeadLetter, responses=documented(404, 409))
@@ -77,8 +77,8 @@ def discard(
 ) -> Any:
     """Say that a dead letter needs no more attention; its plan stays as it is."""
     _own(office, who, letter_id)
-    office.core.conductor.discard_dead(str(letter_id), by=who.name)
-    with office.core.store.transaction() as tx:
+    office.conductor(who.tenant).discard_dead(str(letter_id), by=who.name)
+    with office.store(who.tenant).transaction() as tx:
         letter = tx.dead_letter(str(letter_id))
     if letter is None:
         raise NotFound("dead letter", letter_id)
@@ -87,7 +87,7 @@ def discard(
 
 def _own(office: Office, who: Principal, letter_id: UUID) -> None:
     """Raise `NotFound` unless the letter is of one of the caller's tenant's plans."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         letter = tx.dead_letter(str(letter_id))
         plan = None if letter is None or letter.plan_id is None else tx.plan(letter.plan_id)
     if plan is None or plan.tenant != who.tenant:

@@ -57,7 +57,7 @@ def look(office: Office, plan_id: str, *, tenant: str, after: int, limit: int) -
 
     Raises `NotFound` for no such plan.
     """
-    with office.core.store.transaction() as tx:
+    with office.store(tenant).transaction() as tx:
         plan = the_plan(tx, plan_id, tenant)
         # the plan first: what it says to have is there when the events are read
         begin = min(after, plan.event_count)

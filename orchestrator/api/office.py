@@ -110,6 +110,14 @@ class Office:
     lookers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
     """The threads that look for events: few, so that streams do not keep other requests waiting."""
 
+    def store(self, tenant: str) -> PgStore:
+        """Return the store as this tenant sees it: Postgres itself hides the rest."""
+        return self.core.store.of(tenant)
+
+    def conductor(self, tenant: str) -> Conductor:
+        """Return the conductor for this tenant: what is another's it does not find."""
+        return self.core.conductor.of(tenant)
+
 
 async def _office(request: Request) -> Office:
     office: Office = request.app.state.office

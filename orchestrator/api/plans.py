@@ -47,7 +47,7 @@ def listed(
 ) -> Any:
     """List plans, the newest first, a page at a time."""
     behind = pages.place(cursor)
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         found = tx.plans(tenant=who.tenant, state=state, behind=behind, limit=limit + 1)
     page = found[:limit]
     return {
@@ -59,14 +59,14 @@ def listed(
 @router.get("/{plan_id}", response_model=forms.Plan, responses=documented(404))
 def show(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """Show a plan: its state, its progress and what it spent."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         return shapes.plan(the_plan(tx, plan_id, who.tenant))
 
 
 @router.get("/{plan_id}/steps", response_model=forms.Steps, responses=documented(404))
 def steps(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """List a plan's steps by number."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         plan = the_plan(tx, plan_id, who.tenant)
         return {"steps": [shapes.step(found) for found in tx.steps(plan.plan_id)]}
 
@@ -74,7 +74,7 @@ def steps(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], 
 @router.get("/{plan_id}/calls", response_model=forms.Calls, responses=documented(404))
 def calls(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """List the tool and model calls of a plan's journal, without what they returned: that is their evidence."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         plan = the_plan(tx, plan_id, who.tenant)
         return {"calls": [shapes.call(found) for found in tx.calls(plan.plan_id)]}
 
@@ -82,7 +82,7 @@ def calls(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], 
 @router.get("/{plan_id}/facts", response_model=forms.Facts, responses=documented(404))
 def facts(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
     """List what a plan has found: quotes, and where they stand."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         plan = the_plan(tx, plan_id, who.tenant)
         return {"facts": [shapes.fact(found) for found in tx.facts(plan.plan_id)]}
 
@@ -90,7 +90,7 @@ def facts(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], 
 @router.get("/{plan_id}/audit", response_model=forms.Audit, responses=documented(404))
 def audit(office: Here, who: Annotated[Principal, Depends(reads("audit.read"))], plan_id: UUID) -> Any:
     """Show a plan's sealed records, and whether every seal holds."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         the_plan(tx, plan_id, who.tenant)
         # under the plan's lock, so that the chain and what the plan remembers of it belong together
         plan = tx.lock_plan(str(plan_id))
@@ -126,7 +126,7 @@ def written(
     accepted: Annotated[str | None, Header(alias="Accept")] = None,
 ) -> Response:
     """Give a plan's report, in which every sentence has its citations; 404 until there is one."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         plan = the_plan(tx, plan_id, who.tenant)
         found = tx.report(plan.plan_id)
     if found is None:
@@ -144,20 +144,20 @@ def cancel(
     form: forms.CancelForm | None = None,
 ) -> Any:
     """End a plan now. What it has found stays; a worker that is still busy with it can no longer write."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         the_plan(tx, plan_id, who.tenant)
     reason = (form or forms.CancelForm()).reason
-    office.core.conductor.cancel(str(plan_id), by=who.name, reason=reason)
-    with office.core.store.transaction() as tx:
+    office.conductor(who.tenant).cancel(str(plan_id), by=who.name, reason=reason)
+    with office.store(who.tenant).transaction() as tx:
         return shapes.plan(the_plan(tx, plan_id, who.tenant))
 
 
 @router.post("/{plan_id}/retry", response_model=forms.Plan, responses=documented(404, 409))
 def retry(office: Here, who: Annotated[Principal, Depends(acts("plan.retry"))], plan_id: UUID) -> Any:
     """Take a plan that was given up on up again, where it stopped."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         the_plan(tx, plan_id, who.tenant)
-    return shapes.plan(office.core.conductor.replay(str(plan_id), by=who.name))
+    return shapes.plan(office.conductor(who.tenant).replay(str(plan_id), by=who.name))
 
 
 @router.post("/{plan_id}/fork", status_code=202, response_model=forms.Plan, responses=documented(404, 409))
@@ -170,10 +170,10 @@ def fork(
     key: Key = None,
 ) -> Any:
     """Make a new plan that goes on from a step of this one, perhaps with another question; this one stays as it is."""
-    with office.core.store.transaction() as tx:
+    with office.store(who.tenant).transaction() as tx:
         the_plan(tx, plan_id, who.tenant)
     wanted = form or forms.ForkForm()
-    made = office.core.conductor.fork(
+    made = office.conductor(who.tenant).fork(
         str(plan_id), from_step=wanted.from_step, goal=wanted.goal, by=who.name, key=key
     )
     response.headers["Location"] = f"/plans/{made.plan_id}"

@@ -83,12 +83,12 @@ async def _waited(office: Office, http: Request, plan: Plan, seconds: float) -> 
 
 
 def _found(office: Office, plan_id: str, tenant: str) -> Plan:
-    with office.core.store.transaction() as tx:
+    with office.store(tenant).transaction() as tx:
         return the_plan(tx, plan_id, tenant)
 
 
 def _answer(office: Office, plan: Plan) -> dict[str, Any]:
-    with office.core.store.transaction() as tx:
+    with office.store(plan.tenant).transaction() as tx:
         found, facts = tx.report(plan.plan_id), tx.facts(plan.plan_id)
     return {
         "job_id": plan.plan_id,

@@ -117,8 +117,8 @@ def somewhere(core: Core, request: Mapping[str, Any]) -> dict[str, Any]:
 def router(core: Core) -> APIRouter:
     """Return the routes of schedules."""
 
-    def chronos() -> Chronos:
-        return Chronos(core.store, core.conductor)
+    def chronos(tenant: str) -> Chronos:
+        return Chronos(core.store.of(tenant), core.conductor.of(tenant))
 
     routes = APIRouter(tags=["schedules"], responses=documented(404, 409))
 
@@ -127,7 +127,7 @@ def router(core: Core) -> APIRouter:
         who: Annotated[Principal, Depends(reads("schedule.read"))],
     ) -> dict[str, Any]:
         """Every schedule by name."""
-        return {"schedules": [shapes.schedule(s) for s in chronos().list(tenant=who.tenant)]}
+        return {"schedules": [shapes.schedule(s) for s in chronos(who.tenant).list(tenant=who.tenant)]}
 
     @routes.post("/schedules", status_code=201, response_model=forms.Schedule)
     def add_schedule(
@@ -136,7 +136,7 @@ def router(core: Core) -> APIRouter:
         """Keep a new schedule; 409 when the name is taken."""
         given = asked.model_dump(exclude={"request"})
         request = {**somewhere(core, asked.request.model_dump()), "requester": who.name}
-        made = chronos().add(Draft(**given, request=request, tenant=who.tenant))
+        made = chronos(who.tenant).add(Draft(**given, request=request, tenant=who.tenant))
         response.headers["Location"] = f"/schedules/{made.schedule_id}"
         return shapes.schedule(made)
 
@@ -145,8 +145,8 @@ def router(core: Core) -> APIRouter:
         who: Annotated[Principal, Depends(reads("schedule.read"))], schedule: Named
     ) -> dict[str, Any]:
         """One schedule by its name or id, with its next times."""
-        found = chronos().show(schedule, tenant=who.tenant)
-        upcoming = chronos().upcoming(schedule, tenant=who.tenant)
+        found = chronos(who.tenant).show(schedule, tenant=who.tenant)
+        upcoming = chronos(who.tenant).upcoming(schedule, tenant=who.tenant)
         return {**shapes.schedule(found), "upcoming": [at.isoformat() for at in upcoming]}
 
     @routes.patch("/schedules/{schedule}", response_model=forms.Schedule)
@@ -158,13 +158,13 @@ def router(core: Core) -> APIRouter:
         given = asked.model_dump(exclude={"request"})
         request = {**within(core, asked.request), "requester": who.name} if asked.request else {}
         return shapes.schedule(
-            chronos().change(schedule, Change(**given, request=request), tenant=who.tenant)
+            chronos(who.tenant).change(schedule, Change(**given, request=request), tenant=who.tenant)
         )
 
     @routes.delete("/schedules/{schedule}", status_code=204)
     def remove_schedule(who: Annotated[Principal, Depends(acts("schedule.remove"))], schedule: Named) -> None:
         """Forget a schedule and its history; its plans stay."""
-        chronos().remove(schedule, tenant=who.tenant)
+        chronos(who.tenant).remove(schedule, tenant=who.tenant)
 
     @routes.get("/schedules/{schedule}/firings", response_model=forms.Firings)
     def list_firings(
@@ -173,7 +173,7 @@ def router(core: Core) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     ) -> dict[str, Any]:
         """What became of a schedule's ticks, the newest first."""
-        found = chronos().history(schedule, tenant=who.tenant, limit=limit)
+        found = chronos(who.tenant).history(schedule, tenant=who.tenant, limit=limit)
         return {"firings": [shapes.firing(f) for f in found]}
 
     @routes.post("/schedules/{schedule}/run", status_code=202, response_model=forms.Firing)
@@ -181,7 +181,7 @@ def router(core: Core) -> APIRouter:
         who: Annotated[Principal, Depends(acts("schedule.trigger"))], schedule: Named, key: Key = None
     ) -> dict[str, Any]:
         """Fire a schedule now; the same Idempotency-Key fires it once."""
-        return shapes.firing(chronos().trigger(schedule, key=key, tenant=who.tenant))
+        return shapes.firing(chronos(who.tenant).trigger(schedule, key=key, tenant=who.tenant))
 
     @routes.post("/trigger", status_code=202, response_model=forms.Firing)
     def trigger(
@@ -196,7 +196,7 @@ def router(core: Core) -> APIRouter:
         if isinstance(asked, Question):
             return _asked(core, who, asked, key)
         return shapes.firing(
-            chronos().trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=who.tenant)
+            chronos(who.tenant).trigger(asked.schedule, due_at=asked.due_at, key=key, tenant=who.tenant)
         )
 
     @routes.post("/schedule", status_code=201, response_model=forms.Kept)
@@ -205,28 +205,28 @@ def router(core: Core) -> APIRouter:
     ) -> dict[str, Any]:
         """Keep a schedule that is given as one question with a cron expression in UTC."""
         draft = asked.draft(requester=who.name, tenant=who.tenant)
-        made = chronos().put(replace(draft, request=somewhere(core, draft.request)))
-        return {"message": "The schedule is kept.", "data": _brief(chronos(), made)}
+        made = chronos(who.tenant).put(replace(draft, request=somewhere(core, draft.request)))
+        return {"message": "The schedule is kept.", "data": _brief(chronos(who.tenant), made)}
 
     @routes.get("/schedule", response_model=forms.KeptBriefs)
     def list_briefs(
         who: Annotated[Principal, Depends(reads("schedule.read"))],
     ) -> dict[str, Any]:
         """Every schedule in the form in which `POST /schedule` takes one."""
-        found = [_brief(chronos(), s) for s in chronos().list(tenant=who.tenant)]
+        found = [_brief(chronos(who.tenant), s) for s in chronos(who.tenant).list(tenant=who.tenant)]
         return {"message": f"Schedules: {len(found)}.", "data": found}
 
     @routes.delete("/schedule/{schedule}", status_code=204)
     def remove_brief(who: Annotated[Principal, Depends(acts("schedule.remove"))], schedule: Named) -> None:
         """Forget a schedule and its history; its plans stay."""
-        chronos().remove(schedule, tenant=who.tenant)
+        chronos(who.tenant).remove(schedule, tenant=who.tenant)
 
     return routes
 
 
 def _asked(core: Core, who: Principal, asked: Question, key: str | None) -> dict[str, Any]:
     folder = usual_folder(core.settings)
-    plan = core.conductor.submit(
+    plan = core.conductor.of(who.tenant).submit(
         request(
             asked.query,
             depth=asked.depth,

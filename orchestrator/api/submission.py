@@ -37,7 +37,7 @@ Key = Annotated[
 
 def submit_plan(office: Office, who: Principal, form: PlanForm, key: str | None) -> Plan:
     """Accept what a form asks for and return its plan. Raises the kind of `Invalid` that says what is wrong."""
-    return office.core.conductor.submit(
+    return office.conductor(who.tenant).submit(
         request(
             form.goal,
             depth=form.depth,

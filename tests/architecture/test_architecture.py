@@ -201,6 +201,22 @@ def test_exceptions_of_every_kind_are_caught_at_the_doors_only():
     assert found == set(DOORS)
 
 
+class TestARoute:
+    def test_reaches_the_store_as_its_caller_s_tenant(self):
+        free = re.compile(r"core\.(?:store|conductor)\b(?!\.of\()")
+        found = {
+            f"{path.stem}: {line.strip()}"
+            for path in (ROOT / "orchestrator" / "api").glob("*.py")
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if free.search(line)
+        }
+        assert found == {
+            # numbers of the whole, which name nobody, and whether tenants are kept apart
+            "health: exposed = core.store.exposure() if at == wanted else None",
+            "health: with office.core.store.transaction() as tx:",
+        }
+
+
 class TestAnExceptionToALintRule:
     def test_in_the_project_s_list_has_its_reason(self):
         text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

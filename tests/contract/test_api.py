@@ -1237,7 +1237,7 @@ class TestAFault:
         def refuse():
             raise errors.Unavailable("Postgres does not answer.")
 
-        fresh.app.state.office.core.store = SimpleNamespace(transaction=refuse)
+        fresh.app.state.office.core.store = SimpleNamespace(of=lambda _: SimpleNamespace(transaction=refuse))
         answer = fresh.get("/plans")
         assert refusal(answer) == (503, "unavailable")
         assert answer.headers["retry-after"]
@@ -1246,7 +1246,7 @@ class TestAFault:
         def refuse():
             raise errors.Misconfigured("The key in the secret folder is damaged.")
 
-        fresh.app.state.office.core.store = SimpleNamespace(transaction=refuse)
+        fresh.app.state.office.core.store = SimpleNamespace(of=lambda _: SimpleNamespace(transaction=refuse))
         answer = fresh.get("/plans")
         assert refusal(answer) == (500, "misconfigured")
         assert "secret" not in answer.text
