@@ -46,6 +46,7 @@ def site(dsn, sealer):
     for grant in (
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {}",
+        "GRANT orchestrator_tenant, orchestrator_fleet TO {}",
         "REVOKE UPDATE, DELETE, TRUNCATE ON audit, checkpoint FROM {}",
     ):
         hand.execute(sql.SQL(grant).format(name))
@@ -73,11 +74,12 @@ def cut(site):
 
 @contextmanager
 def revoked(site):
-    site.hand.execute(sql.SQL("REVOKE INSERT ON audit FROM {}").format(site.role))
+    # the program may do what the role that it becomes for a tenant may
+    site.hand.execute(sql.SQL("REVOKE INSERT ON audit FROM {}, orchestrator_tenant").format(site.role))
     try:
         yield
     finally:
-        site.hand.execute(sql.SQL("GRANT INSERT ON audit TO {}").format(site.role))
+        site.hand.execute(sql.SQL("GRANT INSERT ON audit TO {}, orchestrator_tenant").format(site.role))
 
 
 @contextmanager
