@@ -16,6 +16,7 @@ from typing import Protocol
 
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.fairness import Tenant
+from orchestrator.domain.identity import Principal
 from orchestrator.domain.judgement import Judgement
 from orchestrator.domain.lifecycle import PlanMove, StepMove
 from orchestrator.domain.plan import (
@@ -624,6 +625,27 @@ class Locks(Protocol):
 
         Waits for `wait` at most, never raises, and never keeps the block from being entered. The lock ends after
         `ttl` whatever becomes of its holder; otherwise `linger` after the block.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a language model said next, and how many tokens that took."""
+
+    text: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+
+
+class Talker(Protocol):
+    """Answers a person's conversation, without a plan."""
+
+    def answer(self, who: Principal, messages: Sequence[Mapping[str, str]], *, model: str | None) -> Reply:
+        """Return what the model says next; decided and recorded before it is asked.
+
+        Raises `Conflict` where there is no model, `Forbidden` where the policy says no, and `Unavailable`.
         """
         ...
 

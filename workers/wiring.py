@@ -20,6 +20,7 @@ from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.lifecycle import ALIVE
 from orchestrator.domain.plan import Agent
 from orchestrator.messages import Topic
+from orchestrator.ports import Judge
 from orchestrator.relay import Relay, Sweeper
 from orchestrator.settings import Settings
 from orchestrator.store import Alive
@@ -36,6 +37,7 @@ from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.gate.stops import Stops
 from workers.gate.surroundings import Known
+from workers.gate.talk import Talk
 from workers.step_consumer import StepConsumer
 from workers.toolhost import egress, model, offer, registry, web
 from workers.toolhost.documents import server as documents_server
@@ -234,6 +236,24 @@ def notarise(opened: Core, stopping: threading.Event) -> None:
         log.error("checkpoint.refused", error=str(error))
         return
     made.forever(stopping, every_s=every_s, look_s=min(every_s, _LOOK_S))
+
+
+def talk(opened: Core, judge: Judge) -> Talk:
+    """What answers conversations by the configured model, outside of plans."""
+    settings = opened.settings
+    try:
+        tools = offer.offered(registry.load(house.path("configs/tool_registry.yaml")), settings)
+    except registry.RegistryError as error:
+        raise Misconfigured(str(error)) from error
+    return Talk(
+        opened.store,
+        opened.sealer,
+        judge,
+        ToolHost(tools, _builtins(opened), opened.secrets),
+        tools.tools.get("model_complete"),
+        model=settings.model_name if settings.model_base_url else "",
+        stops=stops(settings),
+    )
 
 
 def completions_loop(opened: Core) -> BrokerLoop:

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from orchestrator.api import (
     approvals,
     audit,
+    chat,
     dead_letters,
     events,
     health,
@@ -36,6 +37,7 @@ from orchestrator.api import (
 from orchestrator.api.door import Door, Guard, is_loopback
 from orchestrator.api.office import Core, Office, Seats, known_parameters
 from orchestrator.domain.errors import OrchestratorError
+from orchestrator.ports import Talker
 
 __all__ = ["build", "is_loopback"]
 
@@ -49,6 +51,7 @@ _MODULES: Final = (
     dead_letters,
     approvals,
     audit,
+    chat,
     secrets,
     session,
     health,
@@ -62,11 +65,12 @@ def build(
     hosts: frozenset[str] = frozenset(),
     streams: int = STREAMS,
     stopping: threading.Event | None = None,
+    talker: Talker | None = None,
 ) -> FastAPI:
     """Return the API on top of what remembers and decides; once `stopping` is set, streams end and nobody waits.
 
     `reception` says who callers are; without one nobody is let in. `hosts` are names that it answers under besides
-    those of this machine.
+    those of this machine. `talker` answers conversations.
 
     Several processes may serve one database: none keeps anything that another would need.
     """
@@ -79,7 +83,7 @@ def build(
         dependencies=[Depends(known_parameters)],
     )
     app.state.reception = front = reception or identity.Reception()
-    app.state.office = Office(core, Seats(streams), stopping or threading.Event(), front.still)
+    app.state.office = Office(core, Seats(streams), stopping or threading.Event(), front.still, talker)
     routers = [*(module.router for module in _MODULES), schedules.router(core)]
     app.state.routes = [route for router in routers for route in router.routes]
     identity.refuse_unguarded(app.state.routes)

@@ -161,7 +161,43 @@ class DecisionForm(RulingForm):
     decision: Literal["approve", "reject"]
 
 
+class ChatMessage(Sent):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES)
+
+
+class ChatForm(Sent):
+    """A conversation to be gone on with; `model` may name the one that is configured."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200)
+    model: str | None = Field(default=None, min_length=1, max_length=200)
+
+
 # --- answers ----------------------------------------------------------------------------------------------------
+
+
+class ChatAnswer(BaseModel):
+    """What the model says next."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatUsage(BaseModel):
+    """How many tokens an answer took, as the model counts them."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class ChatReply(BaseModel):
+    """The model's answer."""
+
+    message: ChatAnswer
+    model: str
+    usage: ChatUsage
 
 
 class Spent(BaseModel):

@@ -44,6 +44,7 @@ BODIES = {
     ("POST", "/schedules"): {"name": "hers", "cron": "0 6 * * 1", "request": {"goal": GOAL}},
     ("PATCH", "/schedules/{schedule}"): {"paused": True},
     ("POST", "/trigger"): {"schedule": "weekly"},
+    ("POST", "/chat"): {"messages": [{"role": "user", "content": GOAL}]},
     ("POST", "/schedule"): {"query": GOAL, "cron_expr": "0 6 * * 1"},
     ("PUT", "/secrets/{name}"): {"value": "a value of hers"},
     ("POST", "/secrets/{name}/rotate"): {"value": "a value of hers"},

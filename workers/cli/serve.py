@@ -132,6 +132,7 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     _refuse_exposed(core)
     stopping = threading.Event()
     judge = working.enforcer(core.settings)
+    talker = stack.enter_context(contextlib.closing(working.talk(core, judge)))
     rates = stack.enter_context(wiring.rates(core.settings))
     front = identity.reception(core.settings, ring=core.keyring, rates=rates, judge=judge)
     if core.settings.dev_anonymous:
@@ -145,7 +146,7 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
             "It answers under no name that other machines use: list its names in trusted_hosts.", "yellow"
         )
     config = uvicorn.Config(
-        http.build(core, reception=front, hosts=core.settings.own_hosts, stopping=stopping),
+        http.build(core, reception=front, hosts=core.settings.own_hosts, stopping=stopping, talker=talker),
         host=host,
         port=port,
         log_config=None,

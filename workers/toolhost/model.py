@@ -50,15 +50,21 @@ def build(endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -
     server = MCPServer(name="model", title="Language model", log_level="WARNING")
 
     @server.tool(title="Complete a conversation")
-    def model_complete(prompt: str, messages: list[dict[str, str]], attempt: int = 0) -> Completion:  # noqa: ARG001
+    def model_complete(
+        prompt: str,  # noqa: ARG001
+        messages: list[dict[str, str]],
+        attempt: int = 0,  # noqa: ARG001
+        as_json: bool = True,
+    ) -> Completion:
         """Answer a conversation with one message; `prompt` and `attempt` name the call in the journal."""
-        body = {
+        body: dict[str, Any] = {
             "model": endpoint.name,
             "messages": messages,
             "temperature": 0,
             "max_tokens": endpoint.answer_tokens,
-            "response_format": {"type": "json_object"},
         }
+        if as_json:
+            body["response_format"] = {"type": "json_object"}
         key = _key(endpoint)
         try:
             answer = _post(endpoint, body, key, transport)

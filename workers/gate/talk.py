@@ -1,0 +1,136 @@
+"""Asks the model a person's own question, outside of any plan, as strictly as a plan's: decide, intend, call, record.
+
+The record is in the chain of the caller's tenant, since there is no plan: who asked, what decided, a keyed digest of what
+was said, and what became of it. What is said itself is kept nowhere. Nothing is asked before the intent is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import uuid4
+
+from orchestrator.domain.errors import Conflict, Forbidden, Invalid, Unavailable
+from orchestrator.domain.identity import Principal
+from orchestrator.domain.judgement import Judgement
+from orchestrator.domain.plan import Json
+from orchestrator.ports import Judge, Reply
+from orchestrator.store import PgStore
+from orchestrator.vault.chain import Sealer
+from workers.gate.stops import Stops, StopsUnreadableError
+from workers.toolhost.host import ToolFailure, ToolHost
+from workers.toolhost.registry import ToolSpec
+
+_ACTION = "chat.interact"
+
+
+class Talk:
+    """Answers callers by the one model that is configured."""
+
+    def __init__(
+        self,
+        store: PgStore,
+        sealer: Sealer,
+        judge: Judge,
+        host: ToolHost,
+        tool: ToolSpec | None,
+        *,
+        model: str = "",
+        stops: Stops | None = None,
+    ) -> None:
+        """`tool` completes conversations; without one, or without a `model`, nobody is answered."""
+        self._store = store
+        self._sealer = sealer
+        self._judge = judge
+        self._host = host
+        self._tool = tool
+        self._model = model
+        self._stops = stops or Stops()
+
+    def close(self) -> None:
+        """Let go of the model's server."""
+        self._host.close()
+
+    def answer(self, who: Principal, messages: Sequence[Mapping[str, str]], *, model: str | None) -> Reply:
+        """Return what the model says next. Raises `Conflict` without a model, `Forbidden`, or `Unavailable`."""
+        tool = self._tool
+        if tool is None or not self._model:
+            raise Conflict("There is no language model here; set ORCHESTRATOR_MODEL_BASE_URL and MODEL_NAME.")
+        if model not in {None, self._model}:
+            raise Invalid(f"The model here is {self._model}; name it, or none.")
+        self._not_stopped(who, tool)
+        decision = self._decided(who)
+        asked = str(uuid4())
+        details: dict[str, Json] = {
+            "chat": asked,
+            "messages": len(messages),
+            "messages_hmac": self._sealer.blind([dict(message) for message in messages]),
+        }
+        told = {"decision_id": decision.decision_id, "effect": decision.effect, "revision": decision.revision}
+        self._record(who, tool, "tool_called", {**details, "decision": told})
+        arguments = {"prompt": _ACTION, "messages": [dict(m) for m in messages], "as_json": False}
+        try:
+            came = self._host.call(tool, arguments, timeout_s=tool.timeout_s, key=asked, tenant=who.tenant)
+        except ToolFailure as failure:
+            ended = "unknown" if failure.unsure else "failed"
+            self._record(who, tool, "tool_error", {**details, "state": ended, "reason": failure.reason})
+            raise Unavailable(failure.detail) from failure
+        reply = Reply(
+            str(came["text"]), str(came["model"]), int(came["input_tokens"]), int(came["output_tokens"])
+        )
+        self._record(
+            who,
+            tool,
+            "tool_result",
+            {
+                **details,
+                "state": "done",
+                "text_hmac": self._sealer.blind(reply.text),
+                "input_tokens": reply.input_tokens,
+                "output_tokens": reply.output_tokens,
+            },
+        )
+        return reply
+
+    def _not_stopped(self, who: Principal, tool: ToolSpec) -> None:
+        try:
+            stopped = self._stops.of(tenant=who.tenant, tool=tool.name, plan_id="")
+        except StopsUnreadableError as error:
+            raise Unavailable(str(error)) from error
+        if stopped:
+            raise Unavailable(f"This is stopped for now: {', '.join(stopped)}.")
+
+    def _decided(self, who: Principal) -> Judgement:
+        subject: dict[str, Json] = {"name": who.name, "tenant_id": who.tenant, "roles": sorted(who.roles)}
+        if who.scopes:
+            subject["scopes"] = list(who.scopes)
+        document: dict[str, Json] = {
+            "subject": subject,
+            "action": {"type": _ACTION, "tenant_id": who.tenant},
+            "context": {},
+        }
+        decision = self._judge.decide("orchestrator.actions", document)
+        if decision.failed:
+            raise Unavailable("The policy cannot answer now whether you may do this; try again soon.")
+        if not decision.allow:
+            raise Forbidden(f"You may not do this: {_ACTION} is not allowed to {who.name}.")
+        return decision
+
+    def _record(self, who: Principal, tool: ToolSpec, kind: str, details: Mapping[str, Json]) -> None:
+        """Append to the chain of the caller's tenant, in the form in which the audit's entries are read."""
+        with self._store.of(who.tenant).transaction() as tx:
+            head = tx.lock_ledger(who.tenant)
+            body: dict[str, Json] = {
+                "action": _ACTION,
+                "actor": who.name,
+                "resource": f"tool:{tool.name}",
+                "details": dict(details),
+                "session_id": "",
+                "by": who.name,
+                "tenant": who.tenant,
+                "at": tx.now().isoformat(),
+            }
+            tx.append_to_ledger(
+                self._sealer.seal(
+                    chain=head.chain, number=head.count + 1, kind=kind, body=body, prev=head.head
+                )
+            )
