@@ -35,7 +35,7 @@ def runs(postgres_server) -> dict[str, dict]:
         )
         for half in (0, 1)
     ]
-    ended = [process.communicate(timeout=300) for process in processes]
+    ended = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ended
     lines = [json.loads(line) for out, _ in ended for line in out.splitlines()]
     return {line["name"]: line for line in lines}
