@@ -128,7 +128,18 @@ MUTATIONS = [
 
 
 # what a test that fails leaves open is not what is looked for
-QUICKLY = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:unraisableexception"]
+QUICKLY = [
+    "-x",
+    "-q",
+    "--no-header",
+    "--tb=line",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:cov",
+    "-p",
+    "no:unraisableexception",
+]
 
 
 def run_without(mutation: Mutation) -> tuple[int, str]:
