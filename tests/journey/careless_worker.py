@@ -36,11 +36,11 @@ def main() -> None:
     with core(made) as opened:
 
         class Careless(EmbeddedEnforcer):
-            def decide(self, question):
+            def judge(self, question):
                 with inputs.open("a") as file:
                     file.write(json.dumps(question.document()) + "\n")
                 blurt()
-                return super().decide(question)
+                return super().judge(question)
 
         def blurt():
             key, model_key = os.environ["CANARY_API_KEY"], os.environ["ORCHESTRATOR_MODEL_KEY"]

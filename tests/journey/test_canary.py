@@ -24,6 +24,7 @@ from psycopg import sql
 
 from orchestrator import topology
 from orchestrator.telemetry import GONE
+from orchestrator.wiring import core
 from tests.broker import name_of
 from tests.contract.test_model import Endpoint, said
 from tests.fleet import Fleet, until
@@ -68,7 +69,7 @@ class Planted:
         self.first = canary("first-")
         self.second = canary("second-")
         self.pending = canary("pending-")
-        self.api_key = canary("orc_live_")
+        self.api_key = canary("orc_live_")  # until there is a real one
         self.cookie = canary("session-")
         self.model_key = canary("sk-")
 
@@ -141,6 +142,11 @@ class Run:
             model_base_url=endpoint.url,
             model_name="m-1",
         )
+        with core(self.fleet.settings) as opened:
+            shown = opened.keyring.create(
+                name="canary", tenant="default", roles=("operator", "tenant_admin"), by="test"
+            )
+        planted.api_key, planted.api_secret = shown.token, shown.token.split("_", 3)[3]
         self.fleet.environment["CANARY_API_KEY"] = planted.api_key
         self.fleet.environment["ORCHESTRATOR_MODEL_KEY"] = planted.model_key
         self.fleet.environment["NO_PROXY"] = "127.0.0.1"
