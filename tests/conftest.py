@@ -6,6 +6,7 @@ instead, by a role that may create databases; the suite creates its own there, a
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -24,6 +26,18 @@ from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
 from tests.broker import Broker
 from tests.redis_server import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Put back what a test, or a program that it ran in this process, did to logging: the next one has its own output."""
+    root = logging.getLogger()
+    level, below = root.level, root.manager.disable
+    yield
+    root.setLevel(level)
+    logging.disable(below)
+    structlog.reset_defaults()
+
 
 SERVER_VARIABLE = "ORCHESTRATOR_TEST_DATABASE_URL"
 TEMPLATE_VARIABLE = "ORCHESTRATOR_TEST_TEMPLATE"
