@@ -38,6 +38,7 @@ from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.gate.stops import Stops
 from workers.gate.surroundings import Known
 from workers.gate.talk import Talk
+from workers.gate.watch import Watch
 from workers.step_consumer import StepConsumer
 from workers.toolhost import egress, model, offer, registry, web
 from workers.toolhost.documents import server as documents_server
@@ -63,7 +64,11 @@ def enforcer(settings: Settings) -> Enforcer:
         )
     try:
         if not settings.opa_url:
-            return EmbeddedEnforcer(house.path("policies"), heard=heard)
+            folder = house.path("policies")
+            made = EmbeddedEnforcer(folder, heard=heard)
+            if settings.policy_look_s:
+                Watch(made, folder).start(settings.policy_look_s)
+            return made
         return RemoteEnforcer(
             settings.opa_url,
             timeout_s=settings.opa_timeout_s,
