@@ -11,9 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from orchestrator.bus import RabbitBus
-from orchestrator.domain.errors import Conflict, Misconfigured
+from orchestrator.domain.errors import Conflict, Misconfigured, Unavailable
 from orchestrator.messages import Topic
 from orchestrator.settings import PREFIX, Settings
 from orchestrator.wiring import Core, core
@@ -107,12 +112,20 @@ def fleet(chosen: Settings) -> Iterator[Fleet]:
             "These runs need servers of their own: `make bench` brings them up, or set "
             "ORCHESTRATOR_DATABASE_URL and ORCHESTRATOR_BROKER_URL to empty ones."
         )
-    with tempfile.TemporaryDirectory(prefix="orc-bench-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="orc-bench-") as folder,
+        _own_database(chosen.database_url) as dsn,
+    ):
         quiet = chosen.model_copy(
-            update={"log_level": "error", "data_dir": folder, "audit_key_file": f"{folder}/audit.key"}
+            update={
+                "database_url": dsn,
+                "log_level": "error",
+                "data_dir": folder,
+                "audit_key_file": f"{folder}/audit.key",
+            }
         )
+        _must_be_idle(quiet.broker_url)
         with core(quiet) as opened:
-            _must_be_empty(opened, quiet.broker_url)
             made = Fleet(opened, quiet, Path(folder))
             try:
                 yield made
@@ -120,10 +133,32 @@ def fleet(chosen: Settings) -> Iterator[Fleet]:
                 made.stop()
 
 
-def _must_be_empty(opened: Core, broker_url: str) -> None:
-    with opened.store.transaction() as tx:
-        if tx.plans(limit=1):
-            raise Conflict("This database holds plans. Measure on an empty one: `make bench` brings one up.")
+@contextmanager
+def _own_database(url: str) -> Iterator[str]:
+    """Make a database beside the one that is named, and drop it afterwards: what is measured must not lie about."""
+    name = f"orchestrator_bench_{uuid4().hex[:12]}"
+    own = (
+        urlsplit(url)._replace(path=f"/{name}").geturl() if "://" in url else make_conninfo(url, dbname=name)
+    )
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Misconfigured(
+            "These runs need a role that may create databases; `make bench` brings a server with one."
+        ) from error
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"Postgres does not answer: {error}") from error
+    try:
+        yield own
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+
+def _must_be_idle(broker_url: str) -> None:
     bus = RabbitBus(broker_url)
     try:
         waiting = sum(bus.depth(topic) for topic in Topic)

@@ -112,7 +112,6 @@ def w1(chosen: Settings, plans: int, say: Say) -> Table:
         _submit(members.opened, plans)
         _await_all(members.opened)
         rows.append(watch.row("fleet", plans * STEPS))
-        _empty(members.opened)
     return Table(
         "w1: throughput",
         rows,
@@ -137,7 +136,6 @@ def w2(chosen: Settings, plans: int, say: Say) -> Table:
             kill(members)
             _await_all(members.opened)
             rows.append({"run": name, **_recovered(members.opened, plan_ids)})
-            _empty(members.opened)
     return Table("w2: recovery", rows, "Silence is the longest time between two steps that ended.")
 
 
@@ -186,7 +184,6 @@ def w3(chosen: Settings, plans: int, say: Say) -> Table:
             began = time.monotonic()
             list(threads.map(insert, range(plans)))
             floor_took = time.monotonic() - began
-        _empty(members.opened)
     return Table(
         "w3: submissions",
         [
@@ -211,7 +208,6 @@ def w4(chosen: Settings, plans: int, say: Say) -> Table:
                 time.sleep(0.005)
             taken.append(ended)
             time.sleep(0.05 * (number % 3))  # not in step with whoever polls
-        _empty(members.opened)
     return Table(
         "w4: latency",
         [
@@ -244,7 +240,6 @@ def w5(chosen: Settings, plans: int, say: Say) -> Table:
             time.sleep(0.01)
         given = _ended_by_tenant(opened)
         _await_all(opened)
-        _empty(opened)
     total = sum(given.values()) or 1
     rows: list[Mapping[str, Json]] = [
         {
@@ -304,12 +299,6 @@ def _ended(opened: Core, plan_id: str) -> float | None:
     with opened.store.transaction() as tx:
         plan = tx.plan(plan_id)
     return (plan.finished_at - plan.created_at).total_seconds() if plan and plan.finished_at else None
-
-
-def _empty(opened: Core) -> None:
-    """Leave the database as it was found, for the next run."""
-    with psycopg.connect(opened.dsn, autocommit=True) as connection:
-        connection.execute("TRUNCATE plan, event, outcome, outbox, audit, tenant, dead_letter CASCADE")
 
 
 @contextmanager

@@ -40,8 +40,8 @@ def bench(
 ) -> None:
     """Measure what a step costs here, next to the least that a step must cost.
 
-    `embedded` needs nothing. The others run a fleet on ORCHESTRATOR_DATABASE_URL and ORCHESTRATOR_BROKER_URL, which
-    must be empty; `make bench` brings both up. Floor and fleet are measured here and now, so compare their ratio;
+    `embedded` needs nothing. The others run a fleet on ORCHESTRATOR_BROKER_URL, which must be empty, and in a
+    database of their own beside ORCHESTRATOR_DATABASE_URL; `make bench` brings both up. Floor and fleet are measured here and now, so compare their ratio;
     seconds of another machine or another hour say little.
     """
     wanted = list(_RUNS) if runs and "all" in runs else (runs or ["embedded"])
