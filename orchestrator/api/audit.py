@@ -49,17 +49,14 @@ def append(
 ) -> Any:
     """Append an entry to the chain of your tenant: it is sealed, and cannot be changed any more."""
     with office.store(who.tenant).transaction() as tx:
-        head = tx.lock_ledger(who.tenant)
-        body: dict[str, Json] = {
-            **form.model_dump(exclude={"event_type"}),
-            "by": who.name,
-            "tenant": who.tenant,
-            "at": tx.now().isoformat(),
-        }
-        record = office.core.sealer.seal(
-            chain=head.chain, number=head.count + 1, kind=form.event_type, body=body, prev=head.head
+        record = ledger.append(
+            tx,
+            office.core.sealer,
+            tenant=who.tenant,
+            by=who.name,
+            kind=form.event_type,
+            said=form.model_dump(exclude={"event_type"}),
         )
-        tx.append_to_ledger(record)
     return {"entry_id": f"{record.chain}.{record.number}", "checksum": record.mac.hex()}
 
 

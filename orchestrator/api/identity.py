@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.api.problems import Refused
 from orchestrator.domain import identity as rules
 from orchestrator.domain.errors import Invalid, Unavailable
-from orchestrator.domain.identity import Principal
+from orchestrator.domain.identity import ACTIONS, Principal
 from orchestrator.domain.plan import Json
 from orchestrator.keyring import KeyRing
 from orchestrator.ports import Judge
@@ -36,13 +36,20 @@ from orchestrator.settings import Settings
 from orchestrator.telemetry import log
 from orchestrator.tokens import Issuer, Trust, Unproven
 
-__all__ = ["OPEN", "Gatehouse", "Principal", "Reception", "acts", "development", "reads", "reception"]
+__all__ = [
+    "ACTIONS",
+    "OPEN",
+    "Gatehouse",
+    "Principal",
+    "Reception",
+    "acts",
+    "development",
+    "reads",
+    "reception",
+]
 
 OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 """What is told to whoever asks: whether this process works, and what there is in numbers."""
-
-ACTIONS: Final = "orchestrator.actions"
-"""The policy's package that says who may take which action."""
 
 DEVELOPER: Final = Principal("api", "default", frozenset({"operator", "tenant_admin"}), kind="development")
 """Who acts where nobody is asked who they are: able to use every route, and to decide only what an operator may."""
@@ -172,7 +179,7 @@ class Reception:
         if profile is not None:
             asked.append({"agent_profile": profile})  # besides, and not instead: it can only take away
         for context in asked:
-            ruling = self._judge.decide(ACTIONS, _document(who, action, context))
+            ruling = self._judge.decide(ACTIONS, rules.document(who, action, context))
             if ruling.failed:
                 raise Unavailable("The policy cannot answer now whether you may do this; try again soon.")
             if not ruling.allow:
@@ -182,19 +189,6 @@ class Reception:
                     f"You may not do this: {action} is not allowed to {who.name}.",
                     reasons=[{"reason": r.reason, "capability": r.capability} for r in ruling.reasons],
                 )
-
-
-def _document(who: Principal, action: str, context: Mapping[str, Json]) -> Mapping[str, Json]:
-    return {
-        "subject": {
-            "name": who.name,
-            "tenant_id": who.tenant,
-            "roles": sorted(who.roles),
-            "scopes": list(who.scopes),
-        },
-        "action": {"type": action, "tenant_id": who.tenant},
-        "context": dict(context),
-    }
 
 
 def _too_often(kind: str, taken: Taken) -> Refused:

@@ -7,12 +7,13 @@ It never adds anything: an action needs a scope that covers it and a policy that
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from orchestrator.domain.errors import Invalid
+from orchestrator.domain.plan import Json
 
 EVERYTHING: Final = "*"
 
@@ -47,6 +48,24 @@ class Principal:
     def narrowed(self, roles: Iterable[str]) -> Principal:
         """Return the same principal with those of these roles that it holds, and no others."""
         return replace(self, roles=self.roles & frozenset(roles))
+
+
+ACTIONS: Final = "orchestrator.actions"
+"""The policy's package that says who may take which action."""
+
+
+def document(who: Principal, action: str, context: Mapping[str, Json] | None = None) -> Mapping[str, Json]:
+    """Return what the policy is asked when somebody wants to take an action of their tenant."""
+    return {
+        "subject": {
+            "name": who.name,
+            "tenant_id": who.tenant,
+            "roles": sorted(who.roles),
+            "scopes": list(who.scopes),
+        },
+        "action": {"type": action, "tenant_id": who.tenant},
+        "context": dict(context or {}),
+    }
 
 
 @dataclass(frozen=True, slots=True)

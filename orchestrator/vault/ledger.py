@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID, uuid5
 
 from orchestrator.domain.plan import AuditRecord, Json
+from orchestrator.vault.chain import Sealer
+from orchestrator.vault.notary import Head
 
 _SPACE: Final = UUID("0b8f2a52-6f0e-5d0c-9d53-1c2d6a1c7e11")
 
@@ -34,6 +36,33 @@ _OF_KINDS: Final[Mapping[str, str]] = {
 def ledger_of(tenant: str) -> str:
     """Return the id of a tenant's own chain, which follows from its name."""
     return str(uuid5(_SPACE, f"tenant:{tenant}"))
+
+
+class Pen(Protocol):
+    """A transaction that may write to tenants' own chains."""
+
+    def now(self) -> datetime:
+        """The database's time at the start of this transaction, in UTC."""
+        ...
+
+    def lock_ledger(self, tenant: str) -> Head:
+        """Where a tenant's own chain stands, held until this transaction ends."""
+        ...
+
+    def append_to_ledger(self, record: AuditRecord) -> None:
+        """Append a record to a chain that this transaction has locked."""
+        ...
+
+
+def append(
+    tx: Pen, sealer: Sealer, *, tenant: str, by: str, kind: str, said: Mapping[str, Json]
+) -> AuditRecord:
+    """Append what `by` says to the tenant's own chain, as a part of a transaction, and return its record."""
+    head = tx.lock_ledger(tenant)
+    body = {**said, "by": by, "tenant": tenant, "at": tx.now().isoformat()}
+    record = sealer.seal(chain=head.chain, number=head.count + 1, kind=kind, body=body, prev=head.head)
+    tx.append_to_ledger(record)
+    return record
 
 
 def event_type(record: AuditRecord) -> str:

@@ -69,6 +69,15 @@ SCOPE = {
 """A request as a server gives it to the application, for what no client can send."""
 
 
+FUZZED = settings(
+    max_examples=150,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
 class Guarded(Site):
     """An API that asks who calls, with keys for whoever a test needs."""
 
@@ -544,13 +553,7 @@ class TestAHeader:
         )
         assert answer.status_code == (202 if allowed else 403)
 
-    @settings(
-        max_examples=150,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @FUZZED
     @given(
         headers=st.lists(
             st.tuples(
@@ -579,13 +582,7 @@ class TestAHeader:
         assert answer.status_code in {401, 403, 422}
         assert everything(site) == before
 
-    @settings(
-        max_examples=150,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @FUZZED
     @given(
         shown=st.binary(max_size=120).filter(
             lambda b: b"\r" not in b and b"\n" not in b and b"\x00" not in b
@@ -599,13 +596,7 @@ class TestAHeader:
             assert refusal(answer) == (401, "unauthenticated")
         assert site.get("/healthz").status_code == 200
 
-    @settings(
-        max_examples=60,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(FUZZED, max_examples=60)
     @given(
         roles=st.sets(
             st.sampled_from(

@@ -100,13 +100,6 @@ def _named(host: str) -> str:
     return host
 
 
-def _elsewhere(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() != "localhost"
-
-
 def _loopback(host: str) -> str:
     if host.lower() == "localhost":
         return "127.0.0.1"
@@ -141,7 +134,7 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
             "Never do this where others can log in.",
             "bold red",
         )
-    elif not core.settings.own_hosts and _elsewhere(host):
+    elif not core.settings.own_hosts and not http.is_loopback(host):
         view.tell(
             "It answers under no name that other machines use: list its names in trusted_hosts.", "yellow"
         )

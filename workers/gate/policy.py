@@ -30,14 +30,15 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import regopy
 
+from orchestrator.domain import identity
 from orchestrator.domain.judgement import Effect, Judgement, Reason
 from orchestrator.domain.plan import Json
+
+ACTIONS: Final = identity.ACTIONS
 
 CAPABILITIES: Final = "orchestrator.capabilities"
 """The package that decides calls of tools; no policy is loaded without it."""
 
-ACTIONS: Final = "orchestrator.actions"
-"""The package that decides who may take which action of the API."""
 
 MALFORMED = "input.well_formed"
 """What a question lacks that no policy is asked about: it is reported as a missing capability."""

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from orchestrator.domain.errors import Conflict, Forbidden, Invalid, Unavailable
-from orchestrator.domain.identity import Principal
+from orchestrator.domain.identity import ACTIONS, Principal, document
 from orchestrator.domain.judgement import Judgement
 from orchestrator.domain.plan import Json
 from orchestrator.ports import Judge, Reply
 from orchestrator.store import PgStore
+from orchestrator.vault import ledger
 from orchestrator.vault.chain import Sealer
 from workers.gate.stops import Stops, StopsUnreadableError
 from workers.toolhost.host import ToolFailure, ToolHost
@@ -100,15 +101,7 @@ class Talk:
             raise Unavailable(f"This is stopped for now: {', '.join(stopped)}.")
 
     def _decided(self, who: Principal) -> Judgement:
-        subject: dict[str, Json] = {"name": who.name, "tenant_id": who.tenant, "roles": sorted(who.roles)}
-        if who.scopes:
-            subject["scopes"] = list(who.scopes)
-        document: dict[str, Json] = {
-            "subject": subject,
-            "action": {"type": _ACTION, "tenant_id": who.tenant},
-            "context": {},
-        }
-        decision = self._judge.decide("orchestrator.actions", document)
+        decision = self._judge.decide(ACTIONS, document(who, _ACTION))
         if decision.failed:
             raise Unavailable("The policy cannot answer now whether you may do this; try again soon.")
         if not decision.allow:
@@ -117,20 +110,12 @@ class Talk:
 
     def _record(self, who: Principal, tool: ToolSpec, kind: str, details: Mapping[str, Json]) -> None:
         """Append to the chain of the caller's tenant, in the form in which the audit's entries are read."""
+        said: dict[str, Json] = {
+            "action": _ACTION,
+            "actor": who.name,
+            "resource": f"tool:{tool.name}",
+            "details": dict(details),
+            "session_id": "",
+        }
         with self._store.of(who.tenant).transaction() as tx:
-            head = tx.lock_ledger(who.tenant)
-            body: dict[str, Json] = {
-                "action": _ACTION,
-                "actor": who.name,
-                "resource": f"tool:{tool.name}",
-                "details": dict(details),
-                "session_id": "",
-                "by": who.name,
-                "tenant": who.tenant,
-                "at": tx.now().isoformat(),
-            }
-            tx.append_to_ledger(
-                self._sealer.seal(
-                    chain=head.chain, number=head.count + 1, kind=kind, body=body, prev=head.head
-                )
-            )
+            ledger.append(tx, self._sealer, tenant=who.tenant, by=who.name, kind=kind, said=said)
