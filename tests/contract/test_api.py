@@ -152,6 +152,28 @@ class Site:
         with self.store.transaction() as tx:
             return tx.plan(plan_id).state in PLAN_ENDS
 
+    def the_plan(self):
+        """The only plan that was submitted, once there is one."""
+        while True:
+            with self.store.transaction() as tx:
+                found = tx.plans(limit=2)
+            if found:
+                (plan,) = found
+                return plan.plan_id
+            time.sleep(0.01)
+
+    def once_read(self, act):
+        """Act, in a thread of its own, once somebody reads a stream; the thread, started."""
+
+        def wait_and_act():
+            while not self.app.state.office.seats._held:
+                time.sleep(0.01)
+            act()
+
+        waiter = threading.Thread(target=wait_and_act)
+        waiter.start()
+        return waiter
+
     def bury(self, plan_id):
         """Let the plan's step be given up on; its dead letter."""
         self.step(plan_id, Faulted("tool_error", "The tool is broken."))
@@ -635,8 +657,7 @@ class TestEvents:
 
     def test_of_a_living_plan_are_told_as_they_happen(self, site):
         plan_id = site.made()
-        ender = threading.Timer(0.5, site.succeed, [plan_id])
-        ender.start()
+        ender = site.once_read(lambda: site.succeed(plan_id))
 
         told = messages(site.get(f"/plans/{plan_id}/events", headers=SSE).text)
         ender.join()
@@ -657,8 +678,7 @@ class TestEvents:
 
     def test_behind_a_number_that_was_never_given_are_those_that_come_next(self, site):
         plan_id = site.made()
-        ender = threading.Timer(0.5, site.conductor.cancel, [plan_id], {"by": "somebody"})
-        ender.start()
+        ender = site.once_read(lambda: site.conductor.cancel(plan_id, by="somebody"))
         answer = site.get(f"/plans/{plan_id}/events", headers={**SSE, "Last-Event-ID": "1000"})
         ender.join()
         assert [m["event"] for m in messages(answer.text) if "event" in m] == ["plan.cancelled", "end"]
@@ -676,7 +696,7 @@ class TestEvents:
                 target=site.get, args=[f"/plans/{plan_id}/events"], kwargs={"headers": SSE}
             )
             first.start()
-            time.sleep(0.4)
+            site.once_read(lambda: None).join()
 
             answer = site.get(f"/plans/{plan_id}/events", headers=SSE)
             streamed = site.get("/research/stream", params={"query": GOAL})
@@ -729,9 +749,7 @@ class TestEvents:
 
 class TestResearch:
     def test_waits_for_the_answer(self, fresh):
-        worker = threading.Timer(
-            0.3, lambda: fresh.succeed(fresh.get("/plans").json()["plans"][0]["plan_id"])
-        )
+        worker = threading.Thread(target=lambda: fresh.succeed(fresh.the_plan()))
         worker.start()
 
         answer = fresh.post("/research", json={"query": GOAL, "depth": 1, "max_sources": 3})
@@ -756,10 +774,7 @@ class TestResearch:
         assert answer.json()["state"] == "queued"
 
     def test_of_a_plan_that_was_given_up_on_says_so(self, fresh):
-        def bury():
-            fresh.bury(fresh.get("/plans").json()["plans"][0]["plan_id"])
-
-        worker = threading.Timer(0.3, bury)
+        worker = threading.Thread(target=lambda: fresh.bury(fresh.the_plan()))
         worker.start()
         answer = fresh.post("/research", json={"query": GOAL})
         worker.join()
