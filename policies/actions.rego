@@ -11,9 +11,14 @@
 #   tenant_mismatch     the action concerns another tenant than the subject's; capability is the action
 #   missing_role        no role of the subject may take the action; capability is the action
 #   outside_scopes      the key or token that the subject came with is narrower; capability is the action
+#   agent_profile_missing  the request is made as an agent that has no profile; capability is ""
+#   outside_profile     the request is made as an agent whose profile does not grant it; capability is the action
 #
 # Scopes narrow what roles grant and never widen it: where `scopes` is left out, roles alone decide; where it is there,
 # it must name the action, or its family ("plan.*"), or "*" besides. An empty list of scopes allows nothing.
+#
+# A request that is made as an agent (`context.agent`) may do what its caller may and the agent's profile grants: what no
+# profile can grant, such as managing keys, is done by people as themselves. An agent never adds anything.
 #
 # The discipline of capabilities.rego holds here too.
 package orchestrator.actions
@@ -91,6 +96,16 @@ actions := {
 	"stop.set": {"family": "stop.*", "roles": stoppers},
 }
 
+# What an agent's profile must grant before its caller may take an action as that agent.
+agents_need := {
+	"plan.read": "plan.read", "report.read": "plan.read", "approval.read": "plan.read", "dead_letter.read": "plan.read",
+	"schedule.read": "plan.read", "stop.read": "plan.read", "plan.submit": "plan.create", "plan.fork": "plan.create",
+	"plan.cancel": "plan.create", "plan.retry": "plan.create", "research.run": "plan.create",
+	"approval.decide": "plan.approve", "chat.interact": "chat.interact", "tool.read": "tools.call",
+	"tool.call": "tools.call", "policy.read": "policy.read", "secret.manage": "secrets.manage",
+	"secret.read_versions": "secrets.manage",
+}
+
 # --- objections ---------------------------------------------------------------------------------------------------
 
 deny contains {"reason": "missing_capability", "capability": "input.well_formed"} if well_formed == false
@@ -124,6 +139,20 @@ deny contains {"reason": "outside_scopes", "capability": action.type} if {
 	count([true | some scope in scopes; covers(scope) == true]) == 0
 }
 
+deny contains {"reason": "agent_profile_missing", "capability": ""} if {
+	well_formed == true
+	as_agent == true
+	agent.known == false
+}
+
+deny contains {"reason": "outside_profile", "capability": action.type} if {
+	well_formed == true
+	as_agent == true
+	known(action.type) == true
+	agent.known == true
+	count([true | some granted in agent.capabilities; granted == object.get(agents_need, action.type, "")]) == 0
+}
+
 # --- total look-ups ---------------------------------------------------------------------------------------------------
 
 default object_or_none(_) := {}
@@ -133,6 +162,17 @@ object_or_none(value) := value if is_object(value)
 subject := object_or_none(object.get(input, "subject", {}))
 
 action := object_or_none(object.get(input, "action", {}))
+
+context := object_or_none(object.get(input, "context", {}))
+
+agent := object_or_none(object.get(context, "agent", {}))
+
+default as_agent := false
+
+as_agent if {
+	some key, _ in context
+	key == "agent"
+}
 
 entry := object.get(actions, action.type, {"family": "", "roles": {}})
 
@@ -169,6 +209,15 @@ well_formed if {
 	names(scopes)
 	name(action.type)
 	name(action.tenant_id)
+	agent_well_formed
+}
+
+agent_well_formed if as_agent == false
+
+agent_well_formed if {
+	name(agent.name)
+	is_boolean(agent.known)
+	names(agent.capabilities)
 }
 
 # Printable ASCII without quotes, backslashes or brackets: nothing that an engine or a reader could misquote.

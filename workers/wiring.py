@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -83,6 +83,14 @@ def enforcer(settings: Settings) -> Enforcer:
 def stops(settings: Settings) -> Stops:
     """The kill switch that is configured."""
     return Stops(settings.stops, may_be_missing=not settings.stops_file)
+
+
+def granted() -> Mapping[str, Sequence[str]]:
+    """Return what each agent's profile grants, by the agent's name. Raises `Misconfigured`."""
+    try:
+        return {name: found.capabilities for name, found in profiles.load(house.path("agents")).items()}
+    except profiles.ProfileError as error:
+        raise Misconfigured(str(error)) from error
 
 
 class Hands:

@@ -12,7 +12,7 @@ something away from it for one request, and never add to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -76,13 +76,18 @@ class Reception:
         limits: Mapping[str, Rate] | None = None,
         anybody: Principal | None = None,
         session_s: int = 3600,
+        agents: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`anybody` is who a request without a credential is taken for; without it, such a request is refused."""
+        """`anybody` is who a request without a credential is taken for; without it, such a request is refused.
+
+        `agents` are the capabilities of each agent's profile, by its name.
+        """
         self._judge = judge
         self._issuer = issuer
         self._rates = rates or LocalRates()
         self._limits = limits or {}
         self._anybody = anybody
+        self._agents = agents or {}
         self.ring = ring
         self.session_s = session_s
 
@@ -177,7 +182,7 @@ class Reception:
             raise Unavailable("There is no policy that says what callers may do, so none may do anything.")
         asked: list[Mapping[str, Json]] = [{}]
         if profile is not None:
-            asked.append({"agent_profile": profile})  # besides, and not instead: it can only take away
+            asked.append({"agent": self._agent(profile)})  # besides, and not instead: it can only take away
         for context in asked:
             ruling = self._judge.decide(ACTIONS, rules.document(who, action, context))
             if ruling.failed:
@@ -189,6 +194,10 @@ class Reception:
                     f"You may not do this: {action} is not allowed to {who.name}.",
                     reasons=[{"reason": r.reason, "capability": r.capability} for r in ruling.reasons],
                 )
+
+    def _agent(self, profile: str) -> Json:
+        found = self._agents.get(profile)
+        return {"name": profile, "known": found is not None, "capabilities": list(found or ())}
 
 
 def _too_often(kind: str, taken: Taken) -> Refused:
@@ -206,7 +215,14 @@ def development(judge: Judge | None = None) -> Reception:
     return Reception(judge=judge, anybody=DEVELOPER)
 
 
-def reception(settings: Settings, *, ring: KeyRing, rates: Rates, judge: Judge) -> Reception:
+def reception(
+    settings: Settings,
+    *,
+    ring: KeyRing,
+    rates: Rates,
+    judge: Judge,
+    agents: Mapping[str, Sequence[str]] | None = None,
+) -> Reception:
     """Return the reception that the settings ask for. Raises `Misconfigured`."""
     if settings.dev_anonymous:
         log.warning(
@@ -228,6 +244,7 @@ def reception(settings: Settings, *, ring: KeyRing, rates: Rates, judge: Judge) 
         },
         anybody=DEVELOPER if settings.dev_anonymous else None,
         session_s=settings.session_ttl_s,
+        agents=agents,
     )
 
 

@@ -84,7 +84,8 @@ class Guarded(Site):
     def __init__(self, dsn, portal, folder, judge, *, issuer=None, **options):
         self._keys = PgStore(dsn, size=4)
         self.ring = KeyRing(self._keys, b"a pepper for tests")
-        front = identity.Reception(judge=judge, ring=self.ring, issuer=issuer, **options)
+        agents = {"envoy": ["plan.create", "plan.read"], "researcher": ["documents.read"]}
+        front = identity.Reception(judge=judge, ring=self.ring, issuer=issuer, agents=agents, **options)
         super().__init__(dsn, portal, folder, reception=front)
         self.tokens = {}
 
@@ -542,7 +543,9 @@ class TestAHeader:
             ({"X-Scopes": "plan.*"}, True),
             ({"X-Scopes": "plan.read"}, False),
             ({"X-Scopes": ""}, False),
-            ({"X-Agent-Profile": "researcher"}, True),
+            ({"X-Agent-Profile": "envoy"}, True),
+            ({"X-Agent-Profile": "researcher"}, False),
+            ({"X-Agent-Profile": "nobody"}, False),
             ({"X-Agent-Profile": 'a"b'}, False),
         ],
         ids=str,

@@ -27,6 +27,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "approval_required": "it is granted, and waits for a human",
     "run_mode_mismatch": "it belongs to another run mode",
     "agent_profile_missing": "the agent has no profile",
+    "outside_profile": "the agent that the request is made as has a profile that does not grant it",
     "unknown_action": "there is no such action",
     "unknown_role": "there is no such role",
     "tenant_mismatch": "it concerns another tenant",

@@ -127,7 +127,9 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     judge = working.enforcer(core.settings)
     talker = stack.enter_context(contextlib.closing(working.talk(core, judge)))
     rates = stack.enter_context(wiring.rates(core.settings))
-    front = identity.reception(core.settings, ring=core.keyring, rates=rates, judge=judge)
+    front = identity.reception(
+        core.settings, ring=core.keyring, rates=rates, judge=judge, agents=working.granted()
+    )
     if core.settings.dev_anonymous:
         view.tell(
             "NOBODY IS ASKED WHO THEY ARE: whoever reaches this port on this machine is operator and administrator. "
