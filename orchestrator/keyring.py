@@ -26,6 +26,8 @@ from orchestrator.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from orchestrator.domain.identity import ApiKey, Principal, Session
 from orchestrator.store import PgStore
 from orchestrator.telemetry import log
+from orchestrator.vault import ledger
+from orchestrator.vault.chain import Sealer
 
 ENVIRONMENT: Final = "live"
 """The word in a key that says what it is for, where none is chosen."""
@@ -49,9 +51,11 @@ class Shown:
 class KeyRing:
     """The keys and sessions of one database, under one pepper."""
 
-    def __init__(self, store: PgStore, pepper: bytes) -> None:
+    def __init__(self, store: PgStore, pepper: bytes, sealer: Sealer) -> None:
+        """What happens to keys is written into the audit of their tenants, sealed by `sealer`."""
         self._store = store
         self._pepper = pepper
+        self._sealer = sealer
 
     # keys
 
@@ -91,6 +95,7 @@ class KeyRing:
                 )
                 if found is not None:
                     break
+            ledger.note_key(tx, self._sealer, "created", found, by)
         log.info("key.created", key_id=key_id, tenant=found.tenant, name=found.name, by=by)
         return Shown(token, found)
 
@@ -124,6 +129,8 @@ class KeyRing:
                 if new is not None:
                     break
             tx.end_key_soon(key_id, overlap)
+            ledger.note_key(tx, self._sealer, "rotated", old, by)
+            ledger.note_key(tx, self._sealer, "created", new, by)
         log.info("key.rotated", key_id=key_id, new_key_id=new_id, tenant=old.tenant, name=old.name, by=by)
         return Shown(token, new)
 
@@ -135,6 +142,7 @@ class KeyRing:
                 if tx.api_key(key_id) is None:
                     raise NotFound("API key", key_id)
                 raise Conflict(f"API key {key_id} is revoked already.")
+            ledger.note_key(tx, self._sealer, "revoked", done, by)
         log.info("key.revoked", key_id=key_id, tenant=done.tenant, name=done.name, by=by)
         return done
 

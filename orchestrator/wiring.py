@@ -18,21 +18,24 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 from orchestrator import chains, database
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.domain.retry import Backoff
+from orchestrator.domain.secret import SecretVersion
 from orchestrator.keyring import KeyRing
 from orchestrator.locks import NoLocks, RedisLocks
 from orchestrator.notifier import Notifier, Webhook, read_secret
-from orchestrator.ports import Locks, SecretStore
+from orchestrator.ports import Locks, SecretStore, Tx
 from orchestrator.rates import LocalRates, Rates, RedisRates
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.telemetry import conceal, log
-from orchestrator.vault import signing
+from orchestrator.vault import ledger, signing
 from orchestrator.vault.chain import Sealer
+from orchestrator.vault.ledger import Pen
 from orchestrator.vault.notary import Notary
 from orchestrator.vault.outside import Outside
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets
@@ -54,7 +57,7 @@ class Core:
     @property
     def keyring(self) -> KeyRing:
         """The API keys and sessions of this database."""
-        return KeyRing(self.store, pepper(self.settings))
+        return KeyRing(self.store, pepper(self.settings), self.sealer)
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def core(settings: Settings) -> Iterator[Core]:
             conductor = Conductor(
                 store, sealer, new_id=lambda: str(uuid.uuid4()), draw=random.random, rules=rules
             )
-            with _locks(settings, key) as locks, _secrets(settings, store) as kept:
+            with _locks(settings, key) as locks, _secrets(settings, store, sealer) as kept:
                 yield Core(settings, dsn, store, sealer, conductor, locks, kept)
         finally:
             store.close()
@@ -121,10 +124,19 @@ def rates(settings: Settings) -> Iterator[Rates]:
 
 
 @contextmanager
-def _secrets(settings: Settings, store: PgStore) -> Iterator[SecretStore]:
+def _secrets(settings: Settings, store: PgStore, sealer: Sealer) -> Iterator[SecretStore]:
     if not settings.vault_url:
-        yield SealedSecrets(store, MasterKeys(lambda: master_keys(settings)))
+
+        def record(tx: Tx, change: str, version: SecretVersion, by: str) -> None:
+            ledger.note_secret(cast("Pen", tx), sealer, change, version, by)
+
+        yield SealedSecrets(store, MasterKeys(lambda: master_keys(settings)), record=record)
         return
+
+    def noted(change: str, version: SecretVersion, by: str, *, done: bool) -> None:
+        with store.transaction() as tx:
+            ledger.note_secret(tx, sealer, change, version, by, done=done)
+
     # takes a while to import, and most have no Vault
     from orchestrator.vault.kv2 import KvSecrets
 
@@ -135,6 +147,7 @@ def _secrets(settings: Settings, store: PgStore) -> Iterator[SecretStore]:
             mount=settings.vault_mount,
             prefix=settings.vault_prefix,
             timeout_s=settings.vault_timeout_s,
+            record=noted,
         )
     ) as vault:
         yield vault

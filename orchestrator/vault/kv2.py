@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 import httpx
@@ -43,6 +43,18 @@ class _States:
     read: int
 
 
+class Record(Protocol):
+    """Writes down that a version of a secret is about to change, and that it has."""
+
+    def __call__(self, change: str, version: SecretVersion, by: str, *, done: bool) -> None:
+        """Raise to keep the change from being made."""
+        ...
+
+
+def _unrecorded(change: str, version: SecretVersion, by: str, *, done: bool) -> None:
+    """Write nothing down."""
+
+
 class KvSecrets:
     """Secrets in a Vault, under one prefix of one mount; safe to share between threads."""
 
@@ -55,8 +67,11 @@ class KvSecrets:
         prefix: str = "orchestrator",
         timeout_s: float = 5.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        record: Record = _unrecorded,
     ) -> None:
+        """What `record` cannot write down is not changed; it is asked before a change, and told after it."""
         self._token = token
+        self._record = record
         self._mount = mount.strip("/")
         self._prefix = prefix.strip("/")
         self._timeout_s = timeout_s
@@ -76,8 +91,8 @@ class KvSecrets:
             if new:
                 secret.creatable(there.versions, name)
 
-        made = self._add(tenant, name, value, SecretState.CURRENT, by, decide)
-        tell("put", made, by)
+        made = self._add(tenant, name, value, SecretState.CURRENT, by, "put", decide)
+        self._done("put", made, by)
         return made
 
     def get(self, tenant: str, name: str, version: int | None = None) -> Revealed:
@@ -100,9 +115,15 @@ class KvSecrets:
     def rotate(self, tenant: str, name: str, value: str, *, by: str) -> SecretVersion:
         """Write a value that is pending until it is promoted."""
         made = self._add(
-            tenant, name, value, SecretState.PENDING, by, lambda there: secret.rotatable(there.versions, name)
+            tenant,
+            name,
+            value,
+            SecretState.PENDING,
+            by,
+            "rotated",
+            lambda there: secret.rotatable(there.versions, name),
         )
-        tell("rotated", made, by)
+        self._done("rotated", made, by)
         return made
 
     def promote(
@@ -115,9 +136,10 @@ class KvSecrets:
             chosen, current = secret.promotable(there.versions, name, version=version, over=over)
             moved = {chosen.version: SecretState.CURRENT, current.version: SecretState.PREVIOUS}
             after = [replace(v, state=moved.get(v.version, v.state)) for v in there.versions]
+            self._record("promoted", chosen, by, done=False)
             if self._write_states(tenant, name, after, there.read):
                 made = secret.one(after, name, None)
-                tell("promoted", made, by)
+                self._done("promoted", made, by)
                 return made
         raise _contended(name)
 
@@ -141,12 +163,18 @@ class KvSecrets:
         for _ in range(_TRIES):
             there = self._states(tenant, name)
             gone = secret.removable(there.versions, name, version)
+            for each in gone:
+                self._record("removed", each, by, done=False)
             if self._write_states(tenant, name, [v for v in there.versions if v not in gone], there.read):
                 self._destroy(tenant, name, [v.version for v in gone])
                 for each in gone:
-                    tell("removed", each, by)
+                    self._done("removed", each, by)
                 return gone
         raise _contended(name)
+
+    def _done(self, change: str, version: SecretVersion, by: str) -> None:
+        self._record(change, version, by, done=True)
+        tell(change, version, by)
 
     # what is asked of Vault
 
@@ -157,6 +185,7 @@ class KvSecrets:
         value: str,
         state: SecretState,
         by: str,
+        change: str,
         decide: Callable[[_States], None],
     ) -> SecretVersion:
         """Write a value, then its state, unless `decide` raises for what is there by then."""
@@ -166,6 +195,8 @@ class KvSecrets:
         place = self._at(tenant, name)
         there = self._states(tenant, name)
         decide(there)
+        # which number Vault will give it is not known yet
+        self._record(change, SecretVersion(tenant, name, 0, state, self._now(), by), by, done=False)
         if there.read == 0:
             self._ask("POST", f"metadata/{place}/value", {"max_versions": _KEPT_VERSIONS})
         written = _expected(self._ask("POST", f"data/{place}/value", {"data": {"value": value}}))

@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID, uuid5
 
+from orchestrator.domain.identity import ApiKey
 from orchestrator.domain.plan import AuditRecord, Json
+from orchestrator.domain.secret import SecretVersion
 from orchestrator.vault.chain import Sealer
 from orchestrator.vault.notary import Head
 
@@ -20,12 +22,19 @@ _SPACE: Final = UUID("0b8f2a52-6f0e-5d0c-9d53-1c2d6a1c7e11")
 _OF_KINDS: Final[Mapping[str, str]] = {
     "approval.requested": "approval_requested",
     "dead_letter.discarded": "escalation_resolved",
+    "key.created": "config_changed",
+    "key.revoked": "config_changed",
+    "key.rotated": "config_changed",
     "plan.cancelled": "decision_overridden",
     "plan.ended": "query_completed",
     "plan.forked": "query_received",
     "plan.replayed": "decision_overridden",
     "plan.submitted": "query_received",
     "report.written": "data_modified",
+    "secret.promoted": "config_changed",
+    "secret.put": "config_changed",
+    "secret.removed": "config_changed",
+    "secret.rotated": "config_changed",
     "step.dead": "escalation_created",
     "step.refused": "access_denied",
     "tool.intent": "tool_called",
@@ -63,6 +72,34 @@ def append(
     record = sealer.seal(chain=head.chain, number=head.count + 1, kind=kind, body=body, prev=head.head)
     tx.append_to_ledger(record)
     return record
+
+
+def note_secret(
+    tx: Pen, sealer: Sealer, change: str, version: SecretVersion, by: str, *, done: bool = True
+) -> AuditRecord:
+    """Append what happens to a version of a secret, without a word of its value.
+
+    Where the value is kept elsewhere it is written down before, as not yet `done`, and again after.
+    """
+    said: dict[str, Json] = {
+        "resource": f"secret:{version.name}",
+        "version": version.version,
+        "state": version.state.value,
+        "done": done,
+    }
+    return append(tx, sealer, tenant=version.tenant, by=by, kind=f"secret.{change}", said=said)
+
+
+def note_key(tx: Pen, sealer: Sealer, change: str, key: ApiKey, by: str) -> AuditRecord:
+    """Append what happens to an API key, without its secret or digest."""
+    said: dict[str, Json] = {
+        "resource": f"key:{key.key_id}",
+        "name": key.name,
+        "roles": list(key.roles),
+        "scopes": list(key.scopes),
+        "expires_at": key.expires_at.isoformat() if key.expires_at else None,
+    }
+    return append(tx, sealer, tenant=key.tenant, by=by, kind=f"key.{change}", said=said)
 
 
 def event_type(record: AuditRecord) -> str:

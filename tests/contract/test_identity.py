@@ -21,6 +21,7 @@ from orchestrator.keyring import KeyRing
 from orchestrator.rates import LocalRates, Rate
 from orchestrator.store import PgStore
 from orchestrator.tokens import Issuer, Trust
+from orchestrator.vault.chain import Sealer
 from tests.contract import jwks_server
 from tests.contract.test_api import GOAL, NOBODY, Site, refusal
 from workers.gate.policy import EmbeddedEnforcer
@@ -83,7 +84,7 @@ class Guarded(Site):
 
     def __init__(self, dsn, portal, folder, judge, *, issuer=None, **options):
         self._keys = PgStore(dsn, size=4)
-        self.ring = KeyRing(self._keys, b"a pepper for tests")
+        self.ring = KeyRing(self._keys, b"a pepper for tests", Sealer(b"a key for tests"))
         agents = {"envoy": ["plan.create", "plan.read"], "researcher": ["documents.read"]}
         front = identity.Reception(judge=judge, ring=self.ring, issuer=issuer, agents=agents, **options)
         super().__init__(dsn, portal, folder, reception=front)

@@ -7,15 +7,19 @@ import psycopg
 import pytest
 
 from orchestrator import settings, wiring
-from orchestrator.domain.errors import Conflict, Invalid, Misconfigured, NotFound
+from orchestrator.domain.errors import Conflict, Invalid, Misconfigured, NotFound, Unavailable
 from orchestrator.domain.identity import Principal
 from orchestrator.keyring import KeyRing
 from orchestrator.store import PgStore
+from orchestrator.vault import examine, ledger
+from orchestrator.vault.chain import Sealer
+from orchestrator.vault.examine import Series
 from tests.clock import Clock
 
 pytestmark = pytest.mark.postgres
 
 HOUR = timedelta(hours=1)
+SEALER = Sealer(b"a key for tests")
 ROLES = ["operator", "auditor"]
 
 
@@ -33,7 +37,7 @@ def store(dsn, clock):
 
 @pytest.fixture
 def ring(store):
-    return KeyRing(store, b"a pepper for tests")
+    return KeyRing(store, b"a pepper for tests", SEALER)
 
 
 def made(ring, **rest):
@@ -84,7 +88,7 @@ class TestAKey:
         assert ring.proved(token) is None
 
     def test_under_another_pepper_proves_nobody(self, ring, store):
-        assert KeyRing(store, b"another pepper").proved(made(ring).token) is None
+        assert KeyRing(store, b"another pepper", SEALER).proved(made(ring).token) is None
 
     def test_of_one_row_does_not_prove_another_row_s_owner(self, ring):
         first, second = made(ring), made(ring, name="grace")
@@ -126,7 +130,7 @@ class TestAKey:
             connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         reading = PgStore(dsn, size=2)
         try:
-            assert KeyRing(reading, b"a pepper for tests").proved(token).name == "ada"
+            assert KeyRing(reading, b"a pepper for tests", SEALER).proved(token).name == "ada"
         finally:
             reading.close()
 
@@ -255,3 +259,58 @@ class TestThePepper:
         (tmp_path / "pepper").write_text("abc", encoding="ascii")
         with pytest.raises(Misconfigured, match="restore it from a backup"):
             wiring.pepper(chosen)
+
+
+class TestTheAudit:
+    """Of the tenant that a key is for."""
+
+    def records(self, store, tenant="acme"):
+        with store.transaction() as tx:
+            found = tx.audit(ledger.ledger_of(tenant))
+        return [(r.kind, ledger.body_of(r)) for r in found]
+
+    def test_says_who_made_turned_over_and_took_back_a_key(self, ring, store):
+        first = made(ring, by="root").key
+        second = ring.rotate(first.key_id, overlap=HOUR, by="bob").key
+        ring.revoke(second.key_id, by="eve")
+        made(ring, tenant="globex")
+
+        told = self.records(store)
+
+        assert [(kind, body["resource"], body["by"]) for kind, body in told] == [
+            ("key.created", f"key:{first.key_id}", "root"),
+            ("key.rotated", f"key:{first.key_id}", "bob"),
+            ("key.created", f"key:{second.key_id}", "bob"),
+            ("key.revoked", f"key:{second.key_id}", "eve"),
+        ]
+        assert all(body["roles"] == sorted(ROLES) and body["name"] == "ada" for _, body in told)
+        assert [kind for kind, _ in self.records(store, "globex")] == ["key.created"]
+        assert not examine.examine(store, SEALER, (Series("nowhere"),)).faults
+
+    def test_holds_no_part_of_a_key(self, ring, store):
+        shown = made(ring)
+        with store.transaction() as tx:
+            (record,) = tx.audit(ledger.ledger_of("acme"))
+        assert shown.token[-43:].encode() not in record.body
+        assert shown.key.digest.hex().encode() not in record.body
+
+    def test_that_takes_no_record_keeps_a_key_from_being_made_or_taken_back(self, ring, store, dsn):
+        key = made(ring).key
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$BEGIN RAISE disk_full; END$$"
+            )
+            connection.execute(
+                "CREATE TRIGGER full_disk BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION full_disk()"
+            )
+
+        for change in (
+            lambda: made(ring, name="bob"),
+            lambda: ring.rotate(key.key_id, overlap=HOUR, by="bob"),
+            lambda: ring.revoke(key.key_id, by="bob"),
+        ):
+            with pytest.raises((Unavailable, psycopg.Error)):
+                change()
+
+        assert [(k.name, k.state(k.created_at)) for k in ring.listed()] == [("ada", "active")]

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from orchestrator import telemetry
+from orchestrator import settings, telemetry, wiring
 from orchestrator.domain.errors import (
     Invalid,
     InvalidSecret,
@@ -27,6 +27,7 @@ from orchestrator.domain.secret import SecretState
 from orchestrator.inmemory import InMemoryStore
 from orchestrator.store import PgStore
 from orchestrator.telemetry import GONE, redacted
+from orchestrator.vault import ledger
 from orchestrator.vault.kv2 import KvSecrets
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets, key_id
 from tests.clock import Clock
@@ -448,6 +449,65 @@ class TestInPostgres:
 
 def killed(*_):
     raise KeyboardInterrupt
+
+
+class TestTheAudit:
+    """Of a tenant whose secrets change, by what opens the product."""
+
+    CHANGES = ("put", "rotated", "promoted", "removed")
+
+    def changed(self, folder, **changed):
+        """Change a secret in every way; the records of it."""
+        chosen = settings.load(environment={}, data_dir=str(folder), **changed)
+        with wiring.core(chosen) as core:
+            core.secrets.put(T, "key", ONE, by="ann")
+            core.secrets.rotate(T, "key", TWO, by="bob")
+            core.secrets.promote(T, "key", by="eve")
+            core.secrets.remove(T, "key", 1, by="ann")
+            with core.store.transaction() as tx:
+                found = tx.audit(ledger.ledger_of(T))
+        assert not any(value.encode() in r.body for r in found for value in (ONE, TWO))
+        return [(r.kind.removeprefix("secret."), ledger.body_of(r)) for r in found]
+
+    def test_says_who_changed_a_secret_and_how(self, dsn, tmp_path):
+        told = self.changed(tmp_path, database_url=dsn)
+        assert [(change, body["by"], body["version"], body["done"]) for change, body in told] == [
+            ("put", "ann", 1, True),
+            ("rotated", "bob", 2, True),
+            ("promoted", "eve", 2, True),
+            ("removed", "ann", 1, True),
+        ]
+
+    def test_says_before_and_after_what_is_changed_in_vault(self, dsn, tmp_path, vault):
+        token = tmp_path / "token"
+        token.write_text(TOKEN)
+        told = self.changed(
+            tmp_path, database_url=dsn, vault_url=vault.url, vault_token_file=str(token), vault_timeout_s=30
+        )
+        assert [(change, body["done"]) for change, body in told] == [
+            (change, done) for change in self.CHANGES for done in (False, True)
+        ]
+
+    def test_that_takes_no_record_keeps_vault_from_being_changed(self, vault):
+        with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=30.0)) as kept:
+            kept.put(T, "key", ONE, by="ann")
+            kept.rotate(T, "key", TWO, by="ann")
+
+        def refuse(change, version, by, *, done):
+            raise ConnectionError("the audit is full")
+
+        with closing(KvSecrets(vault.url, lambda: TOKEN, timeout_s=30.0, record=refuse)) as strict:
+            for change in (
+                lambda: strict.put(T, "key", THREE, by="bob"),
+                lambda: strict.put(T, "other", THREE, by="bob"),
+                lambda: strict.promote(T, "key", by="bob"),
+                lambda: strict.remove(T, "key", by="bob"),
+            ):
+                with pytest.raises(ConnectionError):
+                    change()
+            assert states(strict) == {1: "current", 2: "pending"}
+            assert strict.get(T, "key").value == ONE
+        assert set(vault.entries) == {f"orchestrator/{T}/key/{part}" for part in ("value", "states")}
 
 
 class TestInVault:
