@@ -9,6 +9,7 @@ DEPTH ?= 2
 DOCS ?=
 SEEDS ?= 100000
 ARGS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check simulate chaos guards bench sbom audit-deps docs up up-here setup setup-dev lock clean format
@@ -27,8 +28,9 @@ up-here: setup-dev ## The same without Docker, on servers that are given or brou
 
 ##@ Trust it
 
-test: setup-dev ## Run every test, with the real services it needs, and enforce coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(if $(ARGS),$(ARGS),--ignore=tests/chaos)
+test: setup-dev ## Run every test, with the real services it needs, and enforce coverage: JOBS=2 at once
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+		$(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --ignore=tests/chaos)
 	@$(if $(ARGS),,$(BIN)/python -m pytest tests/chaos)
 
 check: setup-dev ## Format, lint, types, import contracts

@@ -15,6 +15,7 @@ Never a stand-in, and never a silent skip: what cannot be had is an error that s
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -295,10 +296,12 @@ def _container(image: str, *ports: int, **environment: str) -> Iterator[tuple[in
 
 
 def _program(name: str, package: str, *folders: str) -> str:
-    found = _find(name, folders)
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        _install(package)
-        found = _find(name, _versions() if package == "postgresql" else folders)
+    # of several test runs at once one installs, and nobody uses what is only half installed
+    with _one_at_a_time():
+        found = _find(name, folders)
+        if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+            _install(package)
+            found = _find(name, _versions() if package == "postgresql" else folders)
     if found is None:
         raise ServiceMissing(
             f"{name} is not installed, no Docker engine runs, and no address was given. "
@@ -317,6 +320,14 @@ def _find(name: str, folders: tuple[str, ...] | list[str]) -> str | None:
 def package_folder_only(name: str) -> bool:
     """Whether a program of that name on the PATH is a wrapper that changes user, and must not be taken."""
     return name == "rabbitmq-server"
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    path = Path(tempfile.gettempdir()) / f"orchestrator-services-{os.geteuid()}.lock"
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _install(package: str) -> None:

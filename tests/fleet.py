@@ -143,7 +143,7 @@ class Fleet:
 
 
 def until(
-    holds: Callable[[], object], *, within_s: float = 30.0, why: Callable[[], str] = lambda: ""
+    holds: Callable[[], object], *, within_s: float = 60.0, why: Callable[[], str] = lambda: ""
 ) -> None:
     """Wait until something holds; a fault with the reason if it does not in time."""
     deadline = time.monotonic() + within_s

@@ -193,7 +193,7 @@ def test_no_completion_or_dead_letter_ends_its_consumer(fleet, opened, vhost):
 def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vhost, rabbit):
     for role in ("scripted", "completions", "relay"):
         fleet.start(role)
-    plan = opened.conductor.submit(request("slow 12 seconds", depth=1))
+    plan = opened.conductor.submit(request("slow 20 seconds", depth=1))
     with opened.store.transaction() as tx:
         ref = tx.steps(plan.plan_id)[0].ref
 
@@ -203,7 +203,7 @@ def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vh
 
     until(lambda: step().state == "running", why=fleet.logs)
     began = time.monotonic()
-    until(lambda: sum(rabbit.unacknowledged(vhost).values()) == 0, within_s=8)
+    until(lambda: sum(rabbit.unacknowledged(vhost).values()) == 0)
     assert step().state == "running"
     print(f"\nacknowledged within {time.monotonic() - began:.1f} s of the claim")
     finishes(opened, plan, fleet)
@@ -282,7 +282,7 @@ class TestAWorkerThatIsToldToStop:
         began = time.monotonic()
         assert first.stop() == 0
         took = time.monotonic() - began
-        until(lambda: self.step_of(opened, plan).claim > before.claim, within_s=10, why=fleet.logs)
+        until(lambda: self.step_of(opened, plan).claim > before.claim, why=fleet.logs)
         print(f"\nended after {took:.1f} s, with another after {time.monotonic() - began:.1f} s")
 
         after = self.step_of(opened, plan)
@@ -302,7 +302,7 @@ class TestAWorkerThatIsToldToStop:
 
         assert first.stop() == 0
         fleet.start("scripted", "--concurrency", "2")
-        until(lambda: all(self.step_of(opened, p).claim for p in plans), within_s=15, why=fleet.logs)
+        until(lambda: all(self.step_of(opened, p).claim for p in plans), why=fleet.logs)
 
         assert letters_of(opened) == []
         assert [self.step_of(opened, p).attempt for p in plans] == [1, 1]
@@ -320,7 +320,7 @@ class TestAWorkerThatIsToldToStop:
         assert worker.lives
         worker.process.send_signal(number)
 
-        assert worker.process.wait(5) == -number
+        assert worker.process.wait(30) == -number
         # the session lock went with the process: what was in hand is another's after the next sweep
         until(lambda: self.step_of(opened, plan).state == "ready", why=fleet.logs)
 
