@@ -51,6 +51,11 @@ KNOWN_CAPABILITIES = frozenset(
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,62}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 
 
+_HOST = re.compile(
+    r"(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII
+)
+
+
 class ProfileError(ValueError):
     """A profile cannot be used; the message says which file and key, and what to do."""
 
@@ -66,7 +71,10 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One agent, as its file describes it. `digest` is the SHA-256 of the file, for the audit trail."""
+    """One agent, as its file describes it. `digest` is the SHA-256 of the file, for the audit trail.
+
+    `egress_hosts` are the hosts that are left to it of those that may be asked at all; `None` leaves it all of them.
+    """
 
     name: str
     role: str
@@ -75,6 +83,7 @@ class Profile:
     model: ModelChoice
     tracing_tags: tuple[str, ...]
     constraints: tuple[str, ...]
+    egress_hosts: tuple[str, ...] | None
     body: str
     path: Path = field(compare=False)
     digest: str
@@ -124,6 +133,7 @@ def read(path: Path) -> Profile:
         model=ModelChoice(front.model.provider, front.model.routing, front.model.temperature),
         tracing_tags=tuple(front.observability.tracing_tags),
         constraints=tuple(front.constraints),
+        egress_hosts=None if front.egress_hosts is None else tuple(front.egress_hosts),
         body=body,
         path=path,
         digest=hashlib.sha256(content).hexdigest(),
@@ -181,6 +191,18 @@ def _without_repeats(items: list[str]) -> list[str]:
 
 _Name: TypeAlias = Annotated[str, AfterValidator(_valid_name)]
 _Capability: TypeAlias = Annotated[str, AfterValidator(known_capability)]
+
+
+def known_host(host: str) -> str:
+    """Return a host of the web as it is, or `*.` and the name that it is below; raises `ValueError` for another text."""
+    if not _HOST.fullmatch(host):
+        raise ValueError(
+            f"{host!r} is neither the name of a host, such as 'example.org', nor '*.example.org'"
+        )
+    return host
+
+
+_Host: TypeAlias = Annotated[str, AfterValidator(known_host)]
 _Sentence: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -208,6 +230,7 @@ class _FrontMatter(_Wall):
     model: _Model = _Model()
     observability: _Observability = _Observability()
     constraints: list[_Sentence] = []
+    egress_hosts: list[_Host] | None = None
 
 
 def _front_matter(path: Path, header: str) -> _FrontMatter:

@@ -4,6 +4,8 @@
 #
 #   stopped            the kill switch; capability is its target
 #   egress_denied      a host that is not on the list, or an address that is none of a public host; capability is the host
+#                      also one that is on the list, and on none of this tenant's or this agent's own
+#   sandbox_unenforced code would run where the sandbox does not hold; capability is the capability
 #   tainted_way_out    the plan has read what others wrote and what is confidential, and this could carry it out;
 #                      capability is the way
 #   schema_changed     the tool does not describe itself as it did when it was pinned
@@ -36,6 +38,20 @@ deny contains {"reason": "egress_denied", "capability": ""} if {
 	call_well_formed == true
 	call_needs["network.egress"] == true
 	count(call_given.hosts) == 0
+}
+
+deny contains {"reason": "egress_denied", "capability": host.host} if {
+	call_well_formed == true
+	call_needs["network.egress"] == true
+	some host in call_given.hosts
+	some narrower in call_narrower
+	count([true | some entry in narrower; call_covers(entry, host.host) == true]) == 0
+}
+
+deny contains {"reason": "sandbox_unenforced", "capability": "code.exec"} if {
+	call_well_formed == true
+	call_needs["code.exec"] == true
+	object.get(call_given, "sandbox", "") != "enforced"
 }
 
 deny contains {"reason": "tainted_way_out", "capability": capability} if {
@@ -126,6 +142,8 @@ call_labels[label] := true if {
 	some label in call_given.taint
 }
 
+call_narrower := object.get(call_given, "narrowed", [])
+
 call_subject := call_object(object.get(input, "subject", {}))
 
 default call_narrowed := false
@@ -152,6 +170,11 @@ call_well_formed if {
 	call_texts(call_given.taint)
 	call_hosts(call_given.hosts)
 	call_entries(call_given.egress)
+	is_array(call_narrower)
+	every narrower in call_narrower {
+		call_entries(narrower)
+	}
+	is_string(object.get(call_given, "sandbox", ""))
 	is_object(call_given.schema)
 	is_string(call_given.schema.pinned)
 	is_string(call_given.schema.found)

@@ -31,6 +31,7 @@ from workers.broker_loop import BrokerLoop
 from workers.completion_consumer import CompletionConsumer
 from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
+from workers.gate import reach
 from workers.gate.decision_log import DecisionLog
 from workers.gate.gate import Gate
 from workers.gate.opa import RemoteEnforcer
@@ -40,7 +41,7 @@ from workers.gate.surroundings import Known
 from workers.gate.talk import Talk
 from workers.gate.watch import Watch
 from workers.step_consumer import StepConsumer
-from workers.toolhost import egress, model, offer, registry, web
+from workers.toolhost import egress, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 
@@ -134,7 +135,12 @@ class Hands:
                 self._host,
                 prices,
                 opened.locks,
-                known=Known(egress=settings.hosts, stops=stops(settings)),
+                known=Known(
+                    egress=settings.hosts,
+                    stops=stops(settings),
+                    tenants=reach.load(),
+                    walled=lambda: sandbox.verdict(settings).enforced,
+                ),
                 crash_point=crash_point,
             ),
             minds,

@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 
 from agents.toolbox import ToolResult
+from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.plan import Agent
 from tests.contract.bench import InMemoryBench
 from tests.contract.workbench import opened, profile, spec
+from workers.gate import reach
 from workers.gate.gate import CallFailed, CallHeld, CallRefused
 from workers.gate.stops import Stops, put
 from workers.gate.surroundings import Known
 from workers.toolhost.registry import Registry
 
-MAY = ("documents.read", "repo.write", "github.write", "network.egress")
+MAY = ("documents.read", "repo.write", "github.write", "network.egress", "code.exec")
 
 
 @pytest.fixture
@@ -179,3 +181,56 @@ class TestALimitedTool:
             guarded.call(claimed, "look", {"about": "0"}, occurrence=0)  # from the journal, for nothing
             guarded.call(claimed, "fetch", {"locator": "x"}, occurrence=0)
         assert [tool for tool, *_ in work.witness.calls].count("look") == 4
+
+
+class TestCode:
+    """Is run behind walls that hold, or not at all, whoever offers the tool."""
+
+    @pytest.mark.parametrize("walled", [True, False])
+    def test_is_run_only_where_the_sandbox_is_enforced(self, work, walled):
+        claimed = work.claim()
+        guarded = gate(work, spec("look", capability="code.exec"), walled=lambda: walled)
+
+        if walled:
+            assert isinstance(guarded.call(claimed, "look", {}, occurrence=0), ToolResult)
+            return
+        with pytest.raises(CallRefused, match=r"sandbox_unenforced code\.exec"):
+            guarded.call(claimed, "look", {}, occurrence=0)
+        assert work.witness.calls == []
+        assert work.audit(claimed.ref.plan_id, "tool.intent") == []
+
+
+class TestTheHostsOfTenants:
+    def test_are_read_from_the_file_that_names_them(self, tmp_path):
+        (tmp_path / "egress.yaml").write_text(
+            "tenants:\n  acme: [example.org, '*.arxiv.org']\n  globex: []\n"
+        )
+        assert reach.load(tmp_path / "egress.yaml") == {
+            "acme": ("example.org", "*.arxiv.org"),
+            "globex": (),
+        }
+
+    def test_of_the_product_narrow_nobody(self):
+        assert reach.load() == {}
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "", "tenants", "tenants: []", "tenants: {acme: example.org}", "tenants: {acme: ['http://example.org']}",
+            "tenants: {acme: ['*']}", "tenants: {acme: [10.0.0.1]}", "tenants: {'a b': []}", "hosts: {}",
+            "tenants: {acme: []}\ntenants: {}", "tenants: {acme: [EXAMPLE.org]}", "{",
+        ],
+    )  # fmt: skip
+    def test_that_are_not_valid_are_refused_as_a_whole(self, tmp_path, text):
+        (tmp_path / "egress.yaml").write_text(text)
+        with pytest.raises(Misconfigured, match=r"egress\.yaml"):
+            reach.load(tmp_path / "egress.yaml")
+
+    def test_hold_a_call_back_that_is_on_the_list_of_all(self, work):
+        claimed = work.claim()
+        tool = spec("look", capability="network.egress")
+        guarded = gate(work, tool, egress=("*",), tenants={"default": ("example.org",)})
+
+        with pytest.raises(CallRefused, match=r"egress_denied elsewhere\.example"):
+            guarded.call(claimed, "look", {"url": "https://elsewhere.example/"}, occurrence=0)
+        assert work.witness.calls == []

@@ -68,7 +68,9 @@ TOOLS = (
 
 def profile(agent: Agent = Agent.RESEARCHER, *held: str) -> Profile:
     capabilities = held or ("documents.read", "repo.write", "model.invoke")
-    return Profile(agent, "A role.", capabilities, {}, ModelChoice(), (), (), "", Path("x.md"), "0" * 64)
+    return Profile(
+        agent, "A role.", capabilities, {}, ModelChoice(), (), (), None, "", Path("x.md"), "0" * 64
+    )
 
 
 class Witness:

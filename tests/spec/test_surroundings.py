@@ -172,13 +172,33 @@ class TestADescription:
             known or Known(), tool, dict(arguments), tenant="acme", plan_id="p1", tools={}, **asked
         )
 
+    def test_of_a_call_outside_names_the_lists_that_narrow_it(self):
+        known = Known(egress=("*",), tenants={"acme": ("example.org",), "globex": ("*.globex.example",)})
+        tool = spec("fetch_url", capability="network.egress")
+
+        told = self.of(
+            tool, {"url": "https://example.org"}, known=known, journal=list, agent_hosts=("*.arxiv.org",)
+        )
+
+        assert told["narrowed"] == [
+            [{"host": "example.org", "below": False}],
+            [{"host": "arxiv.org", "below": True}],
+        ]
+
+    @pytest.mark.parametrize("walled", [True, False])
+    def test_of_a_call_that_runs_code_says_whether_the_walls_hold(self, walled):
+        told = self.of(spec("code_run", capability="code.exec"), {}, known=Known(walled=lambda: walled))
+        assert told["sandbox"] == ("enforced" if walled else "withheld")
+
     def test_of_a_plain_call_asks_nobody(self):
         assert self.of(spec("look"), {"url": "https://example.org"}) == {
             "stops": [],
             "hosts": [],
             "egress": [],
+            "narrowed": [],
             "taint": [],
             "schema": {"pinned": "", "found": ""},
+            "sandbox": "",
             "quota": {"calls": 0, "limit": -1},
         }
 

@@ -37,6 +37,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "egress_denied": "it would reach a host that is not on the list, or no public one",
     "tainted_way_out": "the plan has read what others wrote and what is confidential, and this could carry it out",
     "schema_changed": "the tool does not describe itself as it did when it was pinned",
+    "sandbox_unenforced": "it would run code where the sandbox does not hold; `orchestrator sandbox check` says why",
     "quota_spent": "the plan has made as many calls of this tool as it may",
 }
 """What each reason means, for a person."""

@@ -176,7 +176,7 @@ class Gate:
     def _judge(self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str) -> Decision:
         plan, step = claimed.plan, claimed.step
         profile = self._profiles.get(step.agent)
-        call = self._surroundings(claimed, tool, arguments)
+        call = self._surroundings(claimed, tool, arguments, profile)
         decision = self._enforcer.judge(
             Question(
                 agent=step.agent.value,
@@ -225,7 +225,7 @@ class Gate:
         )
 
     def _surroundings(
-        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json]
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], profile: Profile | None
     ) -> Mapping[str, Json]:
         """What the policy may know of this call besides capabilities; what cannot be found out is a failed call."""
         try:
@@ -238,6 +238,7 @@ class Gate:
                 journal=lambda: self._journal(claimed.ref.plan_id),
                 tools=self._registry.tools,
                 schema=lambda: self._host.schema(tool, tenant=claimed.plan.tenant),
+                agent_hosts=profile.egress_hosts if profile else None,
             )
         except StopsUnreadableError as error:
             raise CallFailed("stopped", str(error)) from error

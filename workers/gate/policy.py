@@ -48,7 +48,9 @@ REASONS = frozenset(
 )
 """What may be said against a call by its capabilities, as in policies that were written for the first contract."""
 
-OBJECTIONS = frozenset({"stopped", "egress_denied", "tainted_way_out", "schema_changed", "quota_spent"})
+OBJECTIONS = frozenset(
+    {"stopped", "egress_denied", "tainted_way_out", "schema_changed", "quota_spent", "sandbox_unenforced"}
+)
 """What may be said against it whatever capabilities are held; another package's reasons are any constant codes."""
 
 BUILTINS = frozenset(

@@ -19,6 +19,7 @@ from workers.gate.stops import Stops
 from workers.toolhost.registry import ToolSpec
 
 EGRESS: Final = "network.egress"
+CODE: Final = "code.exec"
 WAYS_OUT: Final = frozenset({EGRESS, "repo.write", "github.write", "release.publish"})
 """Capabilities by which something can leave; calls.rego lists the same."""
 
@@ -49,10 +50,16 @@ _RESERVED: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is configured: the hosts that may be reached, and what is stopped."""
+    """What is configured: the hosts that may be reached, of these by each tenant, what is stopped, and whether walls hold.
+
+    A tenant that is not named in `tenants` may reach every host of `egress`. `walled` says whether the sandbox withstood
+    what it did to itself.
+    """
 
     egress: tuple[str, ...] = ()
     stops: Stops = field(default_factory=Stops)
+    tenants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    walled: Callable[[], bool] = lambda: False
 
 
 def describe(
@@ -65,16 +72,26 @@ def describe(
     journal: Callable[[], Sequence[Call]],
     tools: Mapping[str, ToolSpec],
     schema: Callable[[], str],
+    agent_hosts: Sequence[str] | None = None,
 ) -> dict[str, Json]:
-    """Return `context.call` of a question. The journal and the schema are asked for only where a rule needs them."""
+    """Return `context.call` of a question. The journal, the schema and the walls are asked for only where a rule needs them.
+
+    `agent_hosts` are those that the agent's profile leaves it, where it says so.
+    """
     way_out, limited = tool.capability in WAYS_OUT, tool.max_calls >= 0
     calls = journal() if way_out or limited else ()
     return {
         "stops": list(known.stops.of(tenant=tenant, tool=tool.name, plan_id=plan_id)),
         "hosts": list(hosts(arguments)) if tool.capability == EGRESS else [],
         "egress": [_entry(pattern) for pattern in known.egress],
+        "narrowed": [
+            [_entry(pattern) for pattern in narrower]
+            for narrower in (known.tenants.get(tenant), agent_hosts)
+            if narrower is not None
+        ],
         "taint": list(taint(calls, tools)),
         "schema": {"pinned": tool.schema_sha256, "found": schema() if tool.schema_sha256 else ""},
+        "sandbox": "" if tool.capability != CODE else "enforced" if known.walled() else "withheld",
         "quota": {"calls": sum(c.tool == tool.name for c in calls), "limit": tool.max_calls},
     }
 
