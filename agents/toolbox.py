@@ -8,11 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from orchestrator.domain.ooda import DEPTH, DepthProfile
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent, Evidence, Fact, Json, Step, StepState
+
+
+class CallRefused(Exception):
+    """Policy said no, and trying again cannot mend it: a mind lets it pass, and its plan is rejected."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class CallFailed(Exception):
+    """The call did not happen or did not succeed; trying again, or another tool, may help."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the tool was not asked: it is held back for a while, which another tool must not get around."""
+        return self.reason in _WITHHELD
+
+
+_WITHHELD: Final = frozenset({"policy_unavailable", "stopped", "schema_changed", "evidence_missing"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +58,10 @@ class Toolbox(Protocol):
         ...
 
     def call(self, tool: str, **arguments: Json) -> ToolResult:
-        """Call a tool; raises when it is refused, when it fails, or when the budget is spent."""
+        """Call a tool; raises `CallRefused`, `CallFailed`, or `BudgetSpent`.
+
+        What else it raises (a person must decide, the claim is lost) is not a mind's to catch.
+        """
         ...
 
     def evidence(self, sha256: str) -> Evidence | None:

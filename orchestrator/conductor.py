@@ -27,7 +27,6 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.lifecycle import ALIVE, PLAN_MOVES, STEP_ENDS, PlanMove, StepMove
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import (
-    Agent,
     Approval,
     ApprovalState,
     Call,
@@ -340,7 +339,7 @@ class Conductor:
             desk, step = self._open_at(tx, ref)
             if desk.plan.state not in ALIVE or step.state is not StepState.READY:
                 return None
-            if step.agent is Agent.RESEARCHER and desk.plan.overdue(tx.now()):
+            if step.agent.looks and desk.plan.overdue(tx.now()):
                 self._skip(desk, step)
                 return None
             if step.attempt >= step.max_attempts:

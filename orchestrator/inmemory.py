@@ -19,7 +19,6 @@ from orchestrator.domain.errors import ForeignTenant, InvalidRequest
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
-    Agent,
     Approval,
     ApprovalState,
     AuditRecord,
@@ -389,7 +388,7 @@ class InMemoryTx:
             return None
         if step.run_after is not None and step.run_after > self._at:
             return None
-        if step.agent is Agent.RESEARCHER and plan.overdue(self._at):
+        if step.agent.looks and plan.overdue(self._at):
             return None
         claimed = self._change_step(
             step,

@@ -216,7 +216,7 @@ UPDATE step AS s
             AND NOT EXISTS (SELECT FROM tenant AS t WHERE t.tenant = p.tenant AND t.max_running IS NOT NULL)))
    AND (s.run_after IS NULL OR s.run_after <= COALESCE(%(now)s::timestamptz, now()))
    AND (p.state IN ('running', 'waiting_approval') OR p.plan_id IN (SELECT plan_id FROM queued))
-   AND (s.agent <> 'researcher' OR p.deadline > COALESCE(%(now)s::timestamptz, now()))
+   AND (s.agent NOT IN ('researcher', 'code-generator') OR p.deadline > COALESCE(%(now)s::timestamptz, now()))
 RETURNING p.*, s.plan_id AS s_plan_id, s.number AS s_number, s.agent AS s_agent, s.phase AS s_phase,
        s.state AS s_state, s.round AS s_round, s.brief AS s_brief, s.attempt AS s_attempt,
        s.max_attempts AS s_max_attempts, s.claim AS s_claim, s.holder AS s_holder,

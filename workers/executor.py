@@ -20,14 +20,14 @@ from typing import TypeVar, overload
 
 import structlog
 
-from agents.toolbox import Assignment, Mind, ToolResult
+from agents.toolbox import Assignment, CallFailed, CallRefused, Mind, ToolResult
 from orchestrator.conductor import Conductor, is_plain
 from orchestrator.domain.approval import Category
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
 from orchestrator.telemetry import log
-from workers.gate.gate import CallFailed, CallHeld, CallRefused, Gate
+from workers.gate.gate import CallHeld, Gate
 from workers.together import Together
 
 _T = TypeVar("_T")
@@ -36,7 +36,9 @@ CUT_SHORT: Mapping[Agent, str] = {
     Agent.ROUTER: "deep",
     Agent.PLANNER: "planned",
     Agent.RESEARCHER: "nothing",
+    Agent.CODER: "nothing",
     Agent.KEEPER: "exhausted",
+    Agent.DIVERGER: "nothing",
     Agent.GENERATOR: "drafted",
     Agent.CRITIC: "critiqued",
     Agent.JUDGE: "revise",

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from orchestrator.domain.errors import Conflict, NotFound
-from orchestrator.domain.plan import Agent, Step, StepState
+from orchestrator.domain.plan import Step, StepState
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Branch:
     @property
     def looked(self) -> bool:
         """Whether something that was found is taken over, and with it whatever cut the finding short."""
-        return any(step.agent is Agent.RESEARCHER for step in self.copied)
+        return any(step.agent.looks for step in self.copied)
 
 
 def branch(steps: Iterable[Step], from_step: int) -> Branch:

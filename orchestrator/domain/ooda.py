@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from orchestrator.domain.budget import WRITING_STEPS
 from orchestrator.domain.plan import Agent, Json, NewStep, Plan, PlanState, Step, StepState
+
+CODE_TOOL: Final = "code_run"
+"""The tool whose briefs become steps of the code generator; every other brief is a researcher's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def first() -> NewStep:
 
 def joins(step: Step) -> bool:
     """Whether what follows a step depends on its peers, so that `follow` must be given all steps of the plan."""
-    return step.agent is Agent.RESEARCHER
+    return step.agent.looks
 
 
 def follow(plan: Plan, finished: Step, steps: Iterable[Step], *, overdue: bool) -> Next:
@@ -93,10 +96,12 @@ def follow(plan: Plan, finished: Step, steps: Iterable[Step], *, overdue: bool) 
             )
         case Agent.PLANNER:
             return _observe(plan, finished.follow_ups, profile, round_=1, overdue=overdue)
-        case Agent.RESEARCHER:
+        case Agent.RESEARCHER | Agent.CODER:
             return _join(finished, steps)
         case Agent.KEEPER:
             return _after_keeper(plan, finished, profile, overdue=overdue)
+        case Agent.DIVERGER:
+            return _observe(plan, finished.follow_ups, profile, round_=finished.round + 1, overdue=overdue)
         case Agent.GENERATOR:
             return Go((NewStep(Agent.CRITIC, finished.round),))
         case Agent.CRITIC:
@@ -115,12 +120,16 @@ def _observe(
     taken = wanted[: max(0, room)]
     if not taken:
         return Go((NewStep(Agent.GENERATOR),), partial=bool(wanted))
-    steps = tuple(NewStep(Agent.RESEARCHER, round_, brief) for brief in taken)
+    steps = tuple(NewStep(_looker(brief), round_, brief) for brief in taken)
     return Go(steps, partial=len(taken) < len(wanted))
 
 
+def _looker(brief: Mapping[str, Json]) -> Agent:
+    return Agent.CODER if brief.get("tool") == CODE_TOOL else Agent.RESEARCHER
+
+
 def _join(finished: Step, steps: Iterable[Step]) -> Next:
-    peers = [s for s in steps if s.agent is Agent.RESEARCHER and s.round == finished.round]
+    peers = [s for s in steps if s.agent.looks and s.round == finished.round]
     if not all(s.settled for s in peers):
         return Wait()
     return Go(

@@ -70,7 +70,9 @@ class Agent(StrEnum):
     ROUTER = "router"
     PLANNER = "planner"
     RESEARCHER = "researcher"
+    CODER = "code-generator"
     KEEPER = "keeper"
+    DIVERGER = "diverger"
     GENERATOR = "generator"
     CRITIC = "critic"
     JUDGE = "judge"
@@ -81,12 +83,19 @@ class Agent(StrEnum):
         """The phase of the loop in which this agent works."""
         return _PHASE_OF[self]
 
+    @property
+    def looks(self) -> bool:
+        """Whether it finds facts: such a step is one of a round, and is not begun when the plan's time is up."""
+        return self.phase is Phase.OBSERVE
+
 
 _PHASE_OF: Mapping[Agent, Phase] = {
     Agent.ROUTER: Phase.ORIENT,
     Agent.PLANNER: Phase.DECIDE,
     Agent.RESEARCHER: Phase.OBSERVE,
+    Agent.CODER: Phase.OBSERVE,
     Agent.KEEPER: Phase.ORIENT,
+    Agent.DIVERGER: Phase.ORIENT,
     Agent.GENERATOR: Phase.ACT,
     Agent.CRITIC: Phase.ACT,
     Agent.JUDGE: Phase.DECIDE,

@@ -256,12 +256,12 @@ MUTATIONS = (
         "P9",
         (
             CONDUCTOR,
-            "if step.agent is Agent.RESEARCHER and desk.plan.overdue(tx.now()):",
-            "if step.agent is Agent.RESEARCHER and desk.plan.overdue(desk.plan.created_at):",
+            "if step.agent.looks and desk.plan.overdue(tx.now()):",
+            "if step.agent.looks and desk.plan.overdue(desk.plan.created_at):",
         ),
         (
             STORE,
-            "        if step.agent is Agent.RESEARCHER and plan.overdue(self._at):\n            return None\n",
+            "        if step.agent.looks and plan.overdue(self._at):\n            return None\n",
             "",
         ),
     ),

@@ -65,6 +65,12 @@ class TestAPlanner:
     def test_without_questions_goes_on_to_write(self):
         assert after(step(Agent.PLANNER)) == only(Agent.GENERATOR)
 
+    def test_gives_what_is_to_be_computed_to_the_code_generator(self):
+        briefs = ({"question": "a", "tool": "code_run"}, {"question": "b", "tool": "sql_query"})
+        assert after(step(Agent.PLANNER, follow_ups=briefs)) == Go(
+            (NewStep(Agent.CODER, 1, briefs[0]), NewStep(Agent.RESEARCHER, 1, briefs[1]))
+        )
+
     def test_at_the_limit_of_steps_asks_what_still_fits_and_says_so(self):
         found = after(step(Agent.PLANNER, follow_ups=QUERIES[:3]), of=plan(steps=9))
         assert found == Go(tuple(NewStep(Agent.RESEARCHER, 1, q) for q in QUERIES[:2]), partial=True)
@@ -86,6 +92,10 @@ class TestARound:
     def test_opens_with_the_last_of_its_researchers(self):
         peer = step(Agent.RESEARCHER, 2, round_=1)
         assert after(step(Agent.RESEARCHER, 3, round_=1), peers=[peer]) == only(Agent.KEEPER, 1)
+
+    def test_waits_for_what_is_being_computed(self):
+        peer = step(Agent.CODER, 2, round_=1, state=StepState.RUNNING, settled=False)
+        assert after(step(Agent.RESEARCHER, 3, round_=1), peers=[peer]) == Wait()
 
     def test_does_not_wait_for_another_round(self):
         earlier = step(Agent.RESEARCHER, 2, round_=1, settled=False)

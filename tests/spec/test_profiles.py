@@ -245,9 +245,11 @@ class TestANewAgent:
 
 
 class TestTheStockProfiles:
-    def test_are_the_eight_minds_of_a_plan(self):
+    def test_are_the_ten_minds_of_a_plan(self):
         assert list(profiles.load(ROOT / "agents")) == [
+            "code-generator",
             "critic",
+            "diverger",
             "generator",
             "judge",
             "keeper",
@@ -264,6 +266,7 @@ class TestTheStockProfiles:
         readers = {"planner", "researcher"}
         assert {name for name in held if "documents.read" in held[name]} == readers
         assert held.pop("synthesiser") == set()
+        assert held.pop("code-generator") == {"code.exec", "model.invoke"}
         assert all(held[name] == {"model.invoke"} for name in held.keys() - readers)
 
     def test_are_told_that_documents_do_not_give_orders(self):

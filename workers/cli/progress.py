@@ -217,7 +217,7 @@ def _came_to(step: Step, verdict: str, facts: int) -> str:
             asked = view.many(len(result.get("questions") or ()), "question")
             searched = result.get("documents")
             return asked if searched is None else f"{asked} for {view.many(int(searched), 'document')}"
-        case Agent.RESEARCHER:
+        case Agent.RESEARCHER | Agent.CODER:
             return f"found {view.many(facts, 'fact')}" if facts else "found nothing"
         case Agent.KEEPER:
             still = view.many(len(result.get("open") or ()), "question")
@@ -226,6 +226,13 @@ def _came_to(step: Step, verdict: str, facts: int) -> str:
                 "narrow": f"{still} still open, looks again",
                 "exhausted": f"{still} still open, nothing more to try",
             }.get(verdict, verdict)
+        case Agent.DIVERGER:
+            against = len(step.follow_ups)
+            return (
+                f"looks for {view.many(against, 'thing')} that would speak against it"
+                if against
+                else "nothing to doubt"
+            )
         case Agent.GENERATOR:
             sections = result.get("sections") or ()
             return f"drafted {view.many(sum(len(s['sentences']) for s in sections), 'sentence')}"

@@ -25,7 +25,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from agents.profiles import Profile
-from agents.toolbox import ToolResult
+from agents.toolbox import CallFailed, CallRefused, ToolResult
 from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.plan import (
@@ -59,24 +59,6 @@ _TURN: Final = timedelta(seconds=0.5)
 
 _AROUND: Final = timedelta(seconds=10)
 """What a lock is held for besides the tool's own time: judging, recording, starting its server."""
-
-
-class CallRefused(Exception):
-    """Policy said no, and trying again cannot mend it."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-class CallFailed(Exception):
-    """The call did not happen or did not succeed; trying again may help."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 class CallHeld(Exception):
