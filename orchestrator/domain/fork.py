@@ -4,16 +4,20 @@
     fork from 5:
     new    1 router ✓   2 planner ✓   3 researcher ✓   4 ready          5 ready
 
-Steps that were planned together stand together: same agent, same round. All that was planned before them must have
+Steps that were planned together stand together: same agent, same round; whatever looked for facts in one round is of
+one agent here. What a task of that round needs is found before it is done again: one that needs what is done again
+follows from it anew. All that was planned before them must have
 ended and be settled, for that is what they were planned from; it is taken over under its own numbers, so that facts
 keep their names. What was planned later follows anew from what the steps now come to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
+from orchestrator.domain import ooda
 from orchestrator.domain.errors import Conflict, NotFound
 from orchestrator.domain.plan import Step, StepState
 
@@ -49,8 +53,10 @@ def branch(steps: Iterable[Step], from_step: int) -> Branch:
             f"This plan may be forked from step {listed}."
         )
     kept = [p for p in peers if p.number < from_step and p.state is StepState.SUCCEEDED]
-    again = [p for p in peers if p not in kept]
-    return Branch(tuple(map(_finished, (*before, *kept))), tuple(map(_anew, again)))
+    has = {str(s.brief.get("task")) for s in (*before, *kept)}
+    again = [p for p in peers if p not in kept and has.issuperset(ooda.needs(p.brief))]
+    copied = tuple(map(_finished, (*before, *kept)))
+    return Branch(copied, tuple(_anew(p, number) for p, number in zip(again, _free(copied), strict=False)))
 
 
 def checkpoints(steps: Iterable[Step]) -> tuple[int, ...]:
@@ -65,7 +71,14 @@ def checkpoints(steps: Iterable[Step]) -> tuple[int, ...]:
 
 
 def _together(one: Step, other: Step) -> bool:
-    return (one.agent, one.round) == (other.agent, other.round)
+    alike = one.agent is other.agent or (one.agent.looks and other.agent.looks)
+    return alike and one.round == other.round
+
+
+def _free(taken: Iterable[Step]) -> Iterator[int]:
+    """The numbers from 1 that are not taken, since the steps of a plan are numbered without gaps."""
+    numbers = {step.number for step in taken}
+    return (number for number in count(1) if number not in numbers)
 
 
 def _over(step: Step) -> bool:
@@ -76,5 +89,5 @@ def _finished(step: Step) -> Step:
     return replace(step, settled=True, holder=None, leased_until=None, run_after=None)
 
 
-def _anew(step: Step) -> Step:
-    return Step(step.plan_id, step.number, step.agent, StepState.READY, step.round, step.brief)
+def _anew(step: Step, number: int) -> Step:
+    return Step(step.plan_id, number, step.agent, StepState.READY, step.round, step.brief)

@@ -8,12 +8,10 @@ from random import Random
 from orchestrator.domain.outcome import Completed, Faulted, Outcome, Refused
 from orchestrator.domain.plan import Agent, Claimed, Fact, Semantics
 
-QUERIES = tuple({"question": f"question {i}"} for i in range(4))
 SEMANTICS = (Semantics.IDEMPOTENT, Semantics.KEYED, Semantics.AT_MOST_ONCE)
 TROUBLES = ("fail", "time out", "hang", "die", "lose outcome")
 REPORT = {"title": "A report", "sections": []}
 VERDICTS = {
-    Agent.RESEARCHER: "found",
     Agent.GENERATOR: "drafted",
     Agent.CRITIC: "critiqued",
     Agent.SYNTHESISER: "written",
@@ -69,6 +67,8 @@ class Temper:
     narrow: float
     revise: float
     quarrel: bool
+    needy: float
+    empty: float
 
     @staticmethod
     def draw(dice: Random) -> Temper:
@@ -84,6 +84,8 @@ class Temper:
             narrow=rnd() * 0.6,
             revise=rnd() * 0.6,
             quarrel=quarrel,
+            needy=rnd() * 0.7 if rnd() < 0.6 else 0.0,
+            empty=rnd() * 0.6,
         )
 
 
@@ -95,11 +97,15 @@ def script(claimed: Claimed, temper: Temper, dice: Random) -> Script:
     if agent is Agent.ROUTER:
         verdict = "deep" if rnd() < temper.deep else "casual"
     elif agent is Agent.PLANNER:
-        verdict, follow_ups = "planned", QUERIES[: 3 if temper.quarrel else int(rnd() * 4)]
+        verdict, follow_ups = "planned", _briefs("p", 3 if temper.quarrel else int(rnd() * 4), temper, dice)
     elif agent is Agent.KEEPER:
-        verdict, follow_ups = "sufficient", QUERIES[: int(rnd() * 4)]
+        verdict, follow_ups = "sufficient", _briefs(f"k{claimed.step.round}", int(rnd() * 4), temper, dice)
         if rnd() < temper.narrow:
             verdict = "narrow"
+    elif agent is Agent.DIVERGER:
+        verdict, follow_ups = "diverged", _briefs("d", int(rnd() * 4), temper, dice)
+    elif agent.looks:
+        verdict = "nothing" if rnd() < temper.empty else "found"
     elif agent is Agent.JUDGE:
         verdict = "revise" if rnd() < temper.revise else "accept"
     else:
@@ -110,11 +116,24 @@ def script(claimed: Claimed, temper: Temper, dice: Random) -> Script:
     if temper.mood:
         while rnd() < temper.mood:
             made.moods.append(("snooze", "fault", "die", "hang")[int(rnd() * 4)])
-    quarrel = 0.3 if temper.quarrel and agent is Agent.RESEARCHER else 0.0
+    quarrel = 0.3 if temper.quarrel and agent.looks else 0.0
     made.asks = rnd() < temper.ask + quarrel
     if rnd() < temper.bad_end + quarrel:
         made.end = ("refused", "failed", "poison", "killer")[int(rnd() * 4)]
     return made
+
+
+def _briefs(prefix: str, number: int, temper: Temper, dice: Random) -> tuple:
+    """Tasks that need each other now and then: an earlier one, a later one, themselves, or one that nobody knows."""
+    made = []
+    for i in range(number):
+        brief = {"question": f"question {prefix}{i}", "task": f"{prefix}{i}"}
+        if dice.random() < temper.needy:
+            brief["after"] = [f"{prefix}{dice.choice((0, 0, 0, 1, 2, 9))}"]
+        if dice.random() < 0.2:
+            brief["tool"] = "code_run"
+        made.append(brief)
+    return tuple(made)
 
 
 def _tool(i: int, temper: Temper, dice: Random) -> Tool:
@@ -144,7 +163,7 @@ def finish(
         return None
     agent = claimed.step.agent
     facts = ()
-    if agent is Agent.RESEARCHER and evidence is not None:
+    if agent.looks and evidence is not None:
         # the score carries the claim that wrote the fact, so that the promises can tell who did
         number = claimed.step.number
         facts = tuple(Fact(number, i, "q", evidence, 0, 1, "doc", score=claimed.claim) for i in (1, 2))

@@ -211,6 +211,36 @@ MUTATIONS = (
         (OODA, "if not all(s.settled for s in peers):", "if not any(s.settled for s in peers):"),
     ),
     _mutation(
+        "a task is begun before what it needs",
+        "P2",
+        (OODA, "[brief for brief in wanted if not _missing(brief, steps)]", "list(wanted)"),
+    ),
+    _mutation(
+        "a task is begun though what it needs found nothing",
+        "P2",
+        (OODA, "step.state is StepState.SUCCEEDED and step.verdict not in EMPTY", "True"),
+    ),
+    _mutation(
+        "a task that waited is forgotten",
+        "P9",
+        (
+            OODA,
+            "    if taken:\n        return Go(tuple(_looking(brief, finished.round)",
+            "    if False:\n        return Go(tuple(_looking(brief, finished.round)",
+        ),
+        (OODA, "for s in peers) or bool(ready),", "for s in peers),"),
+    ),
+    _mutation(
+        "a plan that could not doubt does not say so",
+        "P9",
+        (OODA, "Go((NewStep(Agent.GENERATOR),), partial=doubts)", "Go((NewStep(Agent.GENERATOR),))"),
+    ),
+    _mutation(
+        "a plan doubts in every round",
+        "P2 P10",
+        (OODA, "bool(profile.divergence) and keeper.round == 1", "bool(profile.divergence)"),
+    ),
+    _mutation(
         "a round more than its depth allows",
         "P10",
         (OODA, "keeper.round < profile.rounds:", "keeper.round <= profile.rounds:"),
@@ -273,12 +303,12 @@ MUTATIONS = (
             '        desk.mark_partial()\n        desk.event("step.skipped"',
             '        desk.event("step.skipped"',
         ),
-        (OODA, "partial=any(s.state is StepState.SKIPPED for s in peers),", "partial=False,"),
+        (OODA, "partial=any(s.state is StepState.SKIPPED for s in peers) or", "partial="),
     ),
     _mutation(
         "a plan cut short by its steps does not say so",
         "P9",
-        (OODA, "partial=len(taken) < len(wanted)", "partial=False"),
+        (OODA, "partial=len(taken) < len(ready)", "partial=False"),
     ),
     _mutation(
         "a draft that could not be revised does not say so",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from orchestrator.conductor import CallAsk, Intent, Proceed, Replayed
@@ -43,7 +43,7 @@ GIVEN_UP = frozenset({PlanState.DEAD_LETTERED, PlanState.FAILED})
 FINISHED = frozenset({StepState.SUCCEEDED, StepState.SKIPPED})
 LOST = frozenset({StepState.DEAD, StepState.FAILED})
 ONCE_A_ROUND = frozenset({Agent.KEEPER, Agent.GENERATOR, Agent.CRITIC, Agent.JUDGE})
-ONCE = frozenset({Agent.ROUTER, Agent.PLANNER, Agent.SYNTHESISER})
+ONCE = frozenset({Agent.ROUTER, Agent.PLANNER, Agent.DIVERGER, Agent.SYNTHESISER})
 CallName = tuple[str, int, str, int]
 
 
@@ -135,7 +135,7 @@ def begun(world: World, before: Step, claimed: Claimed | None, worker: Worker) -
     must(after.attempt <= after.max_attempts, "P10", "a step was begun after its last attempt")
     must(before.run_after is None or before.run_after <= world.now, "P10", "a step was begun before its time")
     must(plan.state in ALIVE, "P6", f"a step of a plan that is {plan.state} was begun")
-    late = after.agent is Agent.RESEARCHER and plan.deadline is not None and world.now >= plan.deadline
+    late = after.agent.looks and plan.deadline is not None and world.now >= plan.deadline
     must(not late, "P9", "research was begun after the deadline")
     world.ledger.claims[name] = after.claim
 
@@ -489,17 +489,18 @@ def _rounds(plan: Plan, steps: list[Step]) -> None:
         if step.agent in ONCE:
             must(step.agent not in seen, "P2", f"a plan has two steps of the {step.agent}")
         seen |= {name, step.agent}
-        if step.agent is Agent.RESEARCHER:
+        if step.agent is Agent.DIVERGER:
+            must(profile.divergence, "P10", "a plan doubted though its depth does not")
+        if step.agent.looks:
             must(step.round <= profile.rounds, "P10", "a plan observed more rounds than its depth allows")
+            must(_fed(step.brief, steps), "P2", f"task {step.brief['task']} was begun before what it needs")
         if step.agent is Agent.GENERATOR:
             must(
                 step.round <= profile.revisions, "P10", "a draft was revised more often than its depth allows"
             )
         if step.agent is Agent.KEEPER:
             joined = all(
-                p.state in FINISHED and p.settled
-                for p in steps
-                if p.agent is Agent.RESEARCHER and p.round == step.round
+                p.state in FINISHED and p.settled for p in steps if p.agent.looks and p.round == step.round
             )
             must(joined, "P2", f"the keeper of round {step.round} did not wait for all of its round")
 
@@ -525,23 +526,33 @@ def _limits(world: World, plan: Plan, steps: list[Step]) -> None:
 def _cut(plan: Plan, steps: list[Step]) -> bool:
     """Whether a limit kept a plan from what its minds asked for."""
     profile = DEPTH[plan.depth]
-    sizes: dict[int, int] = defaultdict(int)
     revised = {s.round for s in steps if s.agent is Agent.GENERATOR}
+    begun = {(s.round, s.brief["task"]) for s in steps if s.agent.looks}
+    if any(s.state is StepState.SKIPPED for s in steps):
+        return True
     for step in steps:
-        sizes[step.round] += step.agent is Agent.RESEARCHER
-        if step.state is StepState.SKIPPED:
-            return True
-    for step in steps:
-        wanted = min(len(step.follow_ups), profile.fan_out)
-        if step.agent is Agent.PLANNER and sizes[1] < wanted:
-            return True
-        more = step.agent is Agent.KEEPER and step.verdict == "narrow" and step.round < profile.rounds
-        if more and sizes[step.round + 1] < wanted:
+        asked = step.follow_ups[: profile.divergence if step.agent is Agent.DIVERGER else profile.fan_out]
+        if step.agent is Agent.KEEPER:
+            if profile.divergence and step.round == 1 and not any(s.agent is Agent.DIVERGER for s in steps):
+                return True
+            asked = asked if step.verdict == "narrow" and step.round < profile.rounds else ()
+        round_ = 1 if step.agent is Agent.PLANNER else step.round + 1
+        if any(_fed(brief, steps) and (round_, brief["task"]) not in begun for brief in asked):
             return True
         again = step.agent is Agent.JUDGE and step.verdict == "revise" and step.round < profile.revisions
         if again and step.round + 1 not in revised:
             return True
     return False
+
+
+def _fed(brief: Mapping[str, object], steps: list[Step]) -> bool:
+    """Whether each task that a brief needs is done and found something."""
+    found = {
+        s.brief["task"]
+        for s in steps
+        if s.agent.looks and s.settled and s.state is StepState.SUCCEEDED and s.verdict == "found"
+    }
+    return set(brief.get("after", ())) <= found
 
 
 def _people(plan: Plan, steps: list[Step], approvals: list[Approval], events: list[Event]) -> None:

@@ -326,7 +326,7 @@ class World:
         rnd = self.random
         asked = Request(
             goal=f"goal {number}",
-            depth=1 + int(rnd() * 2.2),
+            depth=1 + int(rnd() * 3.0),
             requester="ann",
             key=f"key {number}" if rnd() < 0.8 else None,
             budget=Budget(

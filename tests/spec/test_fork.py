@@ -54,6 +54,40 @@ WHOLE = steps(
 )
 
 
+def task(name, *needs, agent=Agent.RESEARCHER):
+    return (agent, {"question": name, "task": name, "after": list(needs)})
+
+
+def tasked(*made):
+    """A plan in its first round, whose tasks are done; then its keeper."""
+    found = steps(*((agent, 1, DONE) for agent, _ in made), (Agent.KEEPER, 1, DONE))
+    given = {number: brief for number, (_, brief) in enumerate(made, start=3)}
+    return [replace(s, brief=given.get(s.number, s.brief)) for s in found]
+
+
+class TestARoundInWhichTasksNeedEachOther:
+    @pytest.mark.parametrize(
+        ("from_step", "copied", "again"),
+        [
+            (3, [1, 2], ["a", "d"]),  # b and c follow from a anew
+            (4, [1, 2, 3], ["b", "d"]),
+            (5, [1, 2, 3, 4], ["c", "d"]),
+            (6, [1, 2, 3, 4, 5], ["d"]),
+        ],
+    )
+    def test_is_done_again_without_what_needs_what_is_done_again(self, from_step, copied, again):
+        whole = tasked(task("a"), task("b", "a"), task("c", "b"), task("d", agent=Agent.CODER))
+        found = fork.branch(whole, from_step)
+
+        assert [s.number for s in found.copied] == copied
+        assert [s.brief["task"] for s in found.ready] == again
+        assert [s.number for s in found.ready] == list(range(len(copied) + 1, len(copied) + 1 + len(again)))
+
+    def test_may_be_returned_to_at_each_of_its_steps(self):
+        whole = tasked(task("a"), task("b", "a"), task("c", agent=Agent.CODER))
+        assert fork.checkpoints(whole) == (1, 2, 3, 4, 5, 6)
+
+
 class TestABranch:
     @pytest.mark.parametrize(
         ("from_step", "copied", "ready"),

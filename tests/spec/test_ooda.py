@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.domain import ooda
 from orchestrator.domain.budget import LEAST_STEPS, Budget, Spent
 from orchestrator.domain.ooda import DEPTH, End, Go, Wait
-from orchestrator.domain.plan import Agent, NewStep, Plan, PlanState, Step, StepState
+from orchestrator.domain.plan import Agent, NewStep, Phase, Plan, PlanState, Step, StepState
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 QUERIES = tuple({"question": f"question {i}"} for i in range(20))
@@ -31,8 +31,28 @@ def plan(depth=2, *, steps=200, spent=2, partial=False):
     )
 
 
-def step(agent, number=1, *, verdict=None, round_=0, follow_ups=(), state=StepState.SUCCEEDED, settled=True):
-    return Step("p", number, agent, state, round_, verdict=verdict, follow_ups=follow_ups, settled=settled)
+def step(
+    agent,
+    number=1,
+    *,
+    verdict=None,
+    round_=0,
+    follow_ups=(),
+    state=StepState.SUCCEEDED,
+    settled=True,
+    brief=None,
+):
+    return Step(
+        "p",
+        number,
+        agent,
+        state,
+        round_,
+        brief or {},
+        verdict=verdict,
+        follow_ups=follow_ups,
+        settled=settled,
+    )
 
 
 def after(finished, *, of=None, peers=(), overdue=False):
@@ -138,6 +158,249 @@ class TestAKeeper:
         assert after(self.narrow(), overdue=True) == only(Agent.GENERATOR, partial=True)
 
 
+def task(name, *needs, **rest):
+    brief = {"question": f"question {name}", "task": name, **rest}
+    return {**brief, "after": list(needs)} if needs else brief
+
+
+class Loop:
+    """A plan whose steps are settled one by one, with what followed from each."""
+
+    def __init__(self, *briefs, depth=2, limit=200):
+        self.depth, self.limit = depth, limit
+        self.steps = [step(Agent.PLANNER, follow_ups=briefs)]
+        self.last = self.follow(self.steps[0])
+
+    def plan(self):
+        return plan(self.depth, steps=self.limit, spent=len(self.steps) + 1)
+
+    def follow(self, finished, *, overdue=False):
+        found = ooda.follow(self.plan(), finished, self.steps, overdue=overdue)
+        for new in found.steps if isinstance(found, Go) else ():
+            made = Step("p", len(self.steps) + 1, new.agent, StepState.READY, new.round, new.brief)
+            self.steps.append(made)
+        return found
+
+    def settle(self, name, verdict="found", *, overdue=False, state=StepState.SUCCEEDED, **rest):
+        """Settle the open step that has this task, or is this agent's."""
+        at = next(
+            i for i, s in enumerate(self.steps) if not s.settled and name in {s.brief.get("task"), s.agent}
+        )
+        self.steps[at] = replace(self.steps[at], state=state, verdict=verdict, settled=True, **rest)
+        self.last = self.follow(self.steps[at], overdue=overdue)
+        return self
+
+    @property
+    def open(self):
+        return [s.brief.get("task") or str(s.agent) for s in self.steps if not s.settled]
+
+    @property
+    def left_out(self):
+        return [(brief["task"], why) for brief, why in ooda.left_out(self.plan(), self.steps)]
+
+
+class TestATaskThatNeedsOthers:
+    def test_b24_is_begun_when_the_last_of_them_is_settled_and_no_sooner(self):
+        loop = Loop(task("a"), task("b"), task("c", "a", "b"))
+        assert loop.open == ["a", "b"]
+
+        loop.settle("a")
+        assert loop.last == Wait()
+
+        loop.settle("b")
+        assert loop.open == ["c"]
+
+        loop.settle("c")
+        assert loop.last == only(Agent.KEEPER, 1)
+        assert loop.left_out == []
+
+    def test_is_begun_while_others_of_its_round_are_still_at_work(self):
+        assert Loop(task("a"), task("b"), task("c", "a")).settle("a").open == ["b", "c"]
+
+    def test_is_the_code_generators_if_it_is_to_be_computed(self):
+        computed = task("b", "a", tool="code_run")
+        assert Loop(task("a"), computed).settle("a").last == Go((NewStep(Agent.CODER, 1, computed),))
+
+    @pytest.mark.parametrize("verdict", sorted(ooda.EMPTY))
+    def test_b24_is_never_begun_on_nothing(self, verdict):
+        loop = Loop(task("a"), task("b", "a"), task("c", "b")).settle("a", verdict)
+
+        assert loop.last == only(Agent.KEEPER, 1)
+        assert loop.left_out == [
+            ("b", "It needs what a was to find, and nothing was found."),
+            ("c", "It needs b, which was not looked up either."),
+        ]
+
+    def test_is_never_begun_after_one_that_was_skipped(self):
+        loop = Loop(task("a"), task("b", "a")).settle("a", None, state=StepState.SKIPPED, overdue=True)
+
+        assert loop.last == only(Agent.KEEPER, 1, partial=True)
+        assert [name for name, _ in loop.left_out] == ["b"]
+
+    def test_that_a_limit_leaves_waiting_makes_its_plan_partial(self):
+        loop = Loop(task("a"), task("b", "a"), limit=8).settle("a")
+
+        assert loop.last == only(Agent.KEEPER, 1, partial=True)
+        assert loop.left_out == [("b", "A limit of the plan left no room for it.")]
+
+    def test_is_not_begun_when_the_plans_time_is_up(self):
+        loop = Loop(task("a"), task("b", "a")).settle("a", overdue=True)
+
+        assert loop.last == only(Agent.KEEPER, 1, partial=True)
+
+    @pytest.mark.parametrize(
+        "briefs",
+        [
+            (task("a", "a"),),
+            (task("a", "b"), task("b", "a")),
+            (task("a", "unknown"),),
+        ],
+    )
+    def test_does_not_hang_a_plan_in_which_it_waits_for_itself(self, briefs):
+        loop = Loop(*briefs)
+        assert loop.last == only(Agent.GENERATOR)
+        assert {name for name, _ in loop.left_out} == {brief["task"] for brief in briefs}
+
+        beside = Loop(task("x"), *briefs).settle("x")
+        assert beside.last == only(Agent.KEEPER, 1)
+
+    def test_of_a_later_round_may_need_one_of_an_earlier(self):
+        loop = Loop(task("a"))
+        loop.settle("a")
+        loop.settle(Agent.KEEPER, "narrow", follow_ups=(task("b", "a"), task("c", "b")))
+        assert loop.open == ["b"]
+
+        loop.settle("b")
+        assert loop.open == ["c"]
+
+    def test_is_begun_after_all_when_what_it_needs_is_found_in_a_later_round(self):
+        loop = Loop(task("a"), task("b", "a")).settle("a", "nothing")
+        loop.settle(Agent.KEEPER, "narrow", follow_ups=(task("a", query="other words"), task("b", "a")))
+        loop.settle("a")
+
+        assert loop.open == ["b"]
+        assert loop.settle("b").left_out == []
+
+    @pytest.mark.parametrize("needs", ["a", 7, None, {"a": 1}])
+    def test_needs_nothing_if_what_it_says_is_no_list(self, needs):
+        assert Loop({"question": "q", "task": "t", "after": needs}).open == ["t"]
+
+    @given(
+        st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=6),
+        st.lists(st.sampled_from(["found", "nothing"]), min_size=6, max_size=6),
+        st.randoms(use_true_random=False),
+    )
+    def test_b24_never_runs_before_its_needs_and_always_after_them(self, graph, verdicts, dice):
+        """Any graph, cycles among them, settled in any order: exactly what could be fed was run, once."""
+        briefs = [task(str(i), *map(str, sorted(needs))) for i, needs in enumerate(graph)]
+        loop = Loop(*briefs, depth=3)
+        order = []
+        while any(s.agent.looks for s in loop.steps if not s.settled):
+            name = dice.choice([n for n in loop.open if n.isdigit()])
+            order.append(name)
+            loop.settle(name, verdicts[int(name)])
+        fed = set()
+        while more := {
+            b["task"]
+            for b in briefs
+            if b["task"] not in fed
+            and all(n in fed and verdicts[int(n)] == "found" for n in b.get("after", ()))
+        }:
+            fed |= more
+        assert sorted(order) == sorted(fed)
+        assert all(
+            order.index(n) < order.index(b["task"])
+            for b in briefs
+            if b["task"] in fed
+            for n in b.get("after", ())
+        )
+        assert {name for name, _ in loop.left_out} == {b["task"] for b in briefs} - fed
+
+
+class TestADoubt:
+    """B23: parallel branches that look for what would speak against the first findings."""
+
+    def against(self, *names):
+        return tuple(task(name, side="against") for name in names)
+
+    @pytest.mark.parametrize("depth", [d for d in DEPTH if DEPTH[d].divergence])
+    @pytest.mark.parametrize("verdict", ["sufficient", "narrow", "exhausted"])
+    def test_b23_is_raised_once_after_the_first_round_of_a_deep_plan(self, depth, verdict):
+        first = step(Agent.KEEPER, round_=1, verdict=verdict, follow_ups=QUERIES[:1])
+        later = step(Agent.KEEPER, round_=2, verdict="sufficient")
+        assert after(first, of=plan(depth)) == only(Agent.DIVERGER, 1)
+        assert after(later, of=plan(depth)) == only(Agent.GENERATOR)
+
+    @pytest.mark.parametrize("depth", [1, 2])
+    def test_costs_a_shallow_plan_nothing(self, depth):
+        enough = step(Agent.KEEPER, round_=1, verdict="sufficient")
+        assert (DEPTH[depth].divergence, after(enough, of=plan(depth))) == (0, only(Agent.GENERATOR))
+
+    def test_b23_is_looked_up_beside_the_narrower_questions_and_joined_at_one_keeper(self):
+        loop = Loop(task("a"), task("b"), depth=3)
+        loop.settle("a").settle("b")
+        loop.settle(Agent.KEEPER, "narrow", follow_ups=(task("c"),))
+        loop.settle(Agent.DIVERGER, "diverged", follow_ups=self.against("x", "y"))
+        assert loop.open == ["c", "x", "y"]
+        assert [s.brief.get("side") for s in loop.steps if not s.settled] == [None, "against", "against"]
+
+        assert loop.settle("x").settle("c").last == Wait()
+        assert loop.settle("y", "nothing").last == only(Agent.KEEPER, 2)
+
+    def test_is_looked_up_alone_when_the_keeper_has_enough(self):
+        loop = Loop(task("a"), depth=3).settle("a")
+        loop.settle(Agent.KEEPER, "sufficient", follow_ups=(task("not wanted"),))
+        assert loop.settle(Agent.DIVERGER, "diverged", follow_ups=self.against("x")).open == ["x"]
+
+    @pytest.mark.parametrize("depth", [d for d in DEPTH if DEPTH[d].divergence])
+    def test_is_not_raised_more_often_than_the_depth_allows(self, depth):
+        diverged = step(Agent.DIVERGER, round_=1, follow_ups=QUERIES)
+        assert len(after(diverged, of=plan(depth)).steps) == DEPTH[depth].divergence
+
+    def test_that_nobody_has_goes_on_to_write(self):
+        assert after(step(Agent.DIVERGER, round_=1), of=plan(3)) == only(Agent.GENERATOR)
+
+    def test_that_does_not_fit_makes_its_plan_partial(self):
+        enough = step(Agent.KEEPER, round_=1, verdict="sufficient")
+        assert after(enough, of=plan(3, steps=10, spent=4)) == only(Agent.GENERATOR, partial=True)
+        assert after(enough, of=plan(3), overdue=True) == only(Agent.GENERATOR, partial=True)
+
+    def test_that_does_not_fit_leaves_the_narrower_question_what_room_there_is(self):
+        narrow = step(Agent.KEEPER, round_=1, verdict="narrow", follow_ups=QUERIES[:1])
+        found = after(narrow, of=plan(3, steps=10, spent=4))
+        assert found == Go((NewStep(Agent.RESEARCHER, 2, QUERIES[0]),), partial=True)
+
+
+class TestTheDepths:
+    def test_b3_each_goes_at_least_as_far_as_the_one_before_in_every_way(self):
+        profiles = [DEPTH[depth] for depth in sorted(DEPTH)]
+        assert [*DEPTH] == [1, 2, 3, 4, 5]
+        for name in ooda.DepthProfile.__slots__:
+            ways = [getattr(profile, name) for profile in profiles]
+            assert ways == sorted(ways), name
+            assert ways[0] < ways[-1], name
+
+    def test_b3_b45_choose_how_often_a_plan_loops_forks_and_corrects(self):
+        """The same minds, who always want more: what they get is what the depth allows, and nothing else."""
+        for depth, profile in DEPTH.items():
+            loop = Loop(*QUERIES, depth=depth)
+            while not isinstance(loop.last, End):
+                agent = next(s.agent for s in loop.steps if not s.settled)
+                verdict = {Agent.KEEPER: "narrow", Agent.JUDGE: "revise"}.get(agent, "found")
+                loop.settle(agent, verdict, follow_ups=QUERIES)
+            made = [s.agent for s in loop.steps]
+            doubts = profile.divergence
+            assert made.count(Agent.KEEPER) == profile.rounds
+            assert made.count(Agent.RESEARCHER) == profile.rounds * profile.fan_out + doubts
+            assert made.count(Agent.DIVERGER) == bool(doubts)
+            assert made.count(Agent.GENERATOR) == profile.revisions + 1
+
+    def test_b1_b37_each_agent_works_in_a_phase_of_the_loop_that_its_step_says(self):
+        assert {agent.phase for agent in Agent} == set(Phase)
+        assert [a for a in Agent if a.phase is Phase.OBSERVE] == [Agent.RESEARCHER, Agent.CODER]
+        assert all(step(agent).phase is agent.phase for agent in Agent)
+
+
 class TestADraft:
     def test_is_criticised_and_judged(self):
         assert after(step(Agent.GENERATOR, round_=1)) == only(Agent.CRITIC, 1)
@@ -185,7 +448,7 @@ def test_every_plan_ends_with_a_report_within_its_steps(depth, limit, dice, hast
     for _ in range(10 * limit):
         for new in waiting:
             current = replace(current, spent=current.spent.plus(Spent(steps=1)))
-            steps.append(Step("p", len(steps) + 1, new.agent, StepState.READY, new.round))
+            steps.append(Step("p", len(steps) + 1, new.agent, StepState.READY, new.round, new.brief))
         open_ = [s for s in steps if not s.settled]
         one = dice.choice(open_)
         overdue = overdue or (hasty and dice.random() < 0.1)

@@ -335,10 +335,15 @@ class LiveView(AbstractContextManager["LiveView"]):
         return Text("·", style="dim")
 
 
+_FROM_ONE: Final = frozenset({Agent.RESEARCHER, Agent.CODER, Agent.KEEPER, Agent.DIVERGER})
+"""The agents whose rounds are those of observation, which begin with 1; drafts begin with 0."""
+
+
 def _named(row: Row) -> str:
-    again = row.round > (1 if row.agent in {Agent.RESEARCHER, Agent.KEEPER} else 0)
+    from_one = row.agent in _FROM_ONE
+    again = row.round > (1 if from_one else 0)
     name = f"{row.agent}s" if row.steps > 1 else row.agent
-    number = row.round if row.agent in {Agent.RESEARCHER, Agent.KEEPER} else row.round + 1
+    number = row.round if from_one else row.round + 1
     return f"{name}, round {number}" if again else name
 
 
