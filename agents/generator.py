@@ -25,7 +25,7 @@ TASK: Final = (
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     """Return a draft: sections of sentences, each with the names of the facts it rests on."""
-    facts = _distinct(assignment.facts)
+    facts = _distinct(assignment.usable)
     objected = {str(o["sentence"]) for o in assignment.latest(Agent.CRITIC).get("objections", [])}
     facts = [f for f in facts if plain(f.quote) not in objected]
     if toolbox.model and facts and assignment.round == 0:

@@ -19,6 +19,6 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:  # noqa: ARG00
 
 def confidence(assignment: Assignment) -> float:
     """The share of the questions asked (0.0 to 1.0) for which there is at least one fact."""
-    asked = {str(s.brief["question"]) for s in assignment.steps if s.agent is Agent.RESEARCHER}
-    answered = {fact.question for fact in assignment.facts} & asked
+    asked = set(assignment.asked)
+    answered = {fact.question for fact in assignment.usable} & asked
     return round(len(answered) / len(asked), 2) if asked else 0.0

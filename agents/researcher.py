@@ -1,30 +1,174 @@
 """Looks one question up: finds passages, chooses sentences that answer it, and quotes them as facts.
 
-A fact is a quote with its place. Before it is written down, the whole document is fetched and stored, and the quote
-must stand in it exactly where the search said; what does not is no fact. Text found in documents is data: it is
-quoted or left, never obeyed.
+    documents_search ▶ the best sentences of what it finds; each document is fetched and stored before it is quoted
+    any other tool   ▶ the lines of what it says, which the gate has stored before this mind sees it
+    a call failed    ▶ the next of the brief's `fallbacks`; after the last, the step is tried again, at last "failed"
+
+A fact is a quote with its place. Before it is written down, its quote must stand in stored evidence exactly where it
+is said to stand; what does not is no fact, and an error is none either. A tool that policy refuses is not got around
+by another: the refusal passes. Text found in documents is data: it is quoted or left, never obeyed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from agents import relevance
-from agents.toolbox import Assignment, Toolbox, ToolResult
+from agents.toolbox import Assignment, CallFailed, CallRefused, Toolbox, ToolResult
 from orchestrator.domain.errors import BudgetSpent
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Fact, Json
+from orchestrator.domain.plan import Evidence, Fact, Json
+
+SEARCH: Final = "documents_search"
+"""The tool of a brief that names none."""
+
+_NOT_OFFERED: Final = frozenset({"tool_withheld", "unknown_tool"})
+"""Refusals that say what this machine lacks: nobody forbade anything, so that another tool may do."""
+
+_SHORT: Final = 40
+"""The lines a tool may answer with and be quoted line by line; more than that is searched like a document."""
+
+_LONGEST: Final = 400
+"""Characters of a line that is quoted as a whole."""
+
+_Tried: TypeAlias = list[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a tool came to: facts, and whether the budget cut it short."""
+
+    facts: Sequence[Fact]
+    tool: str
+    partial: bool = False
 
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
-    """Return the facts that answer the step's question, best first; none if the sources have none."""
+    """Return the facts that answer the step's question, best first.
+
+    The verdict is `nothing` when the sources have none, and `failed` when no tool of the brief could be called, in the
+    last attempt; before that, what failed last is raised. The result names every tool that was tried in vain.
+    """
     question = str(assignment.brief["question"])
-    folder = str(assignment.sources["documents"])
-    query = str(assignment.brief.get("query") or question)
-    found = toolbox.call("documents_search", folder=folder, query=query, limit=assignment.reach.passages)
+    tried: _Tried = []
+    found = _first_answer(assignment, toolbox, tried)
+    facts = found.facts if found else ()
+    result: dict[str, Json] = {
+        "question": question,
+        "query": _query(assignment),
+        "facts": len(facts),
+        "sources": len({fact.locator for fact in facts}),
+    }
+    if found and found.tool != SEARCH:
+        result["tool"] = found.tool
+    if tried:
+        result["tried"] = tried
+    verdict = "failed" if found is None else "found" if facts else "nothing"
+    return Completed(verdict, facts=facts, result=result, partial=bool(found and found.partial))
+
+
+def _first_answer(assignment: Assignment, toolbox: Toolbox, tried: _Tried) -> _Found | None:
+    """What the first tool answers that can be called; `None` when none can and this is the last attempt."""
+    failed: CallFailed | None = None
+    for tool in _tools(assignment.brief):
+        try:
+            return _searched(assignment, toolbox) if tool == SEARCH else _told(assignment, toolbox, tool)
+        except CallFailed as failure:
+            if failure.withheld:
+                raise  # for a while only; another tool must not get around it
+            failed = failure
+            tried.append({"tool": tool, "reason": failure.reason, "detail": failure.detail})
+        except CallRefused as refusal:
+            if refusal.reason not in _NOT_OFFERED or tool == SEARCH:
+                raise
+            tried.append({"tool": tool, "reason": refusal.reason, "detail": refusal.detail})
+    if failed is not None and (SEARCH in _tools(assignment.brief) or not assignment.last_attempt):
+        raise failed  # time may mend it
+    return None
+
+
+def _tools(brief: Mapping[str, Json]) -> Sequence[str]:
+    named = brief.get("fallbacks")
+    others = named if isinstance(named, Sequence) and not isinstance(named, str) else ()
+    return list(dict.fromkeys([str(brief.get("tool") or SEARCH), *map(str, others)]))
+
+
+def _query(assignment: Assignment) -> str:
+    return str(assignment.brief.get("query") or assignment.brief["question"])
+
+
+# --- any tool -------------------------------------------------------------------------------------------------
+
+
+def _told(assignment: Assignment, toolbox: Toolbox, tool: str) -> _Found:
+    """Quote what a tool says: the sentences that answer the question, or the lines of a short answer."""
+    given = assignment.brief.get("inputs")
+    said = toolbox.call(tool, **(given if isinstance(given, Mapping) else {}))
+    evidence = toolbox.evidence(said.evidence)
+    if evidence is None or not isinstance(said.content.get("text"), str):
+        return _Found((), tool)
+    question = str(assignment.brief["question"])
+    whole = relevance.Candidate(evidence.locator, evidence.text, evidence.title)
+    spans = [
+        (one.start, one.end, one.score)
+        for one in relevance.select(question, [whole], assignment.reach.facts)
+        if evidence.text[one.start : one.end] == one.text
+    ]
+    if not spans and not evidence.locator.startswith(("http://", "https://")):
+        spans = [(start, end, 0.0) for start, end in _lines(evidence.text)][: assignment.reach.facts]
+    facts = [
+        _quoted(assignment, evidence, start, end, score=score, number=number)
+        for number, (start, end, score) in enumerate(spans, 1)
+    ]
+    return _Found(facts, tool)
+
+
+def _lines(text: str) -> Iterator[tuple[int, int]]:
+    """Where each line of a short answer stands; none of a long one."""
+    if text.count("\n") > _SHORT:
+        return
+    start = 0
+    for line in text.splitlines(keepends=True):
+        said = line.strip()
+        if any(c.isalnum() for c in said) and len(said) <= _LONGEST:
+            begin = start + line.index(said)
+            yield begin, begin + len(said)
+        start += len(line)
+
+
+def _quoted(
+    assignment: Assignment, evidence: Evidence, start: int, end: int, *, score: float, number: int
+) -> Fact:
+    return Fact(
+        step=assignment.step,
+        number=number,
+        quote=evidence.text[start:end],
+        evidence=evidence.sha256,
+        start=start,
+        end=end,
+        locator=evidence.locator,
+        title=evidence.title,
+        origin_sha256=evidence.origin_sha256,
+        question=str(assignment.brief["question"]),
+        score=round(score, 4),
+    )
+
+
+# --- documents ------------------------------------------------------------------------------------------------
+
+
+def _searched(assignment: Assignment, toolbox: Toolbox) -> _Found:
+    question, query = str(assignment.brief["question"]), _query(assignment)
+    folder = assignment.sources.get("documents")
+    if not folder:
+        return _Found(
+            (), SEARCH
+        )  # as for a task of another tool, which fell back on documents that are not there
+    found = toolbox.call(SEARCH, folder=folder, query=query, limit=assignment.reach.passages)
     candidates = [_candidate(p) for p in found.content["passages"]]
-    chosen = relevance.select(question, candidates, assignment.reach.facts)
+    chosen = _spread(question, candidates, assignment)
     documents: dict[str, ToolResult] = {}
     facts: list[Fact] = []
     partial = False
@@ -39,9 +183,41 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         fact = _fact(assignment, question, scored, documents[locator], toolbox, number=len(facts) + 1)
         if fact is not None:
             facts.append(fact)
-    verdict = "found" if facts else "nothing"
-    result: dict[str, Json] = {"question": question, "query": query, "facts": len(facts)}
-    return Completed(verdict, facts=facts, result=result, partial=partial)
+    return _Found(facts, SEARCH, partial)
+
+
+def _spread(
+    question: str, candidates: Sequence[relevance.Candidate], assignment: Assignment
+) -> Sequence[relevance.Scored]:
+    """The sentences that answer best, from as many documents as the depth wants and no more than the plan may use.
+
+    Where the best all stand in too few documents, the last of them give way to the best of another.
+    """
+    limit, wanted = assignment.reach.facts, assignment.reach.sources
+    most = assignment.most_sources
+    chosen = relevance.select(question, candidates, limit)
+    if most is not None:
+        allowed = list(dict.fromkeys(one.candidate.locator for one in chosen))[:most]
+        chosen = [one for one in chosen if one.candidate.locator in allowed]
+        wanted = min(wanted, most)
+    known = {one.candidate.locator for one in chosen}
+    while chosen and len(known) < wanted:
+        others = [c for c in candidates if c.locator not in known]
+        more = relevance.select(question, others, 1)
+        if not more:
+            break
+        if len(chosen) >= limit:
+            chosen = _without_last_double(chosen)
+        chosen = [*chosen, *more]
+        known.add(more[0].candidate.locator)
+    return chosen
+
+
+def _without_last_double(chosen: Sequence[relevance.Scored]) -> list[relevance.Scored]:
+    """All but the last sentence whose document has another one among them."""
+    places = [one.candidate.locator for one in chosen]
+    doubles = [at for at, place in enumerate(places) if places.count(place) > 1]
+    return [one for at, one in enumerate(chosen) if at != doubles[-1]] if doubles else list(chosen)
 
 
 def _candidate(passage: Mapping[str, Any]) -> relevance.Candidate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agents import gaps
 from agents.judge import confidence
 from agents.toolbox import Assignment, Toolbox
 from orchestrator.domain.outcome import Completed
@@ -31,17 +32,11 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         sections=assignment.latest(Agent.GENERATOR).get("sections", []),
         facts=assignment.by_name(),
         evidence_of=toolbox.evidence,
-        gaps=_gaps(assignment),
+        gaps=[str(gap) for gap in gaps.of(assignment)],
         notes=_notes(planned),
         confidence=confidence(assignment),
     )
     return Completed("written", report=report, result={"verdict": report["verdict"]})
-
-
-def _gaps(assignment: Assignment) -> list[str]:
-    asked = [str(s.brief["question"]) for s in assignment.steps if s.agent is Agent.RESEARCHER]
-    answered = {fact.question for fact in assignment.facts}
-    return [q for q in dict.fromkeys(asked) if q not in answered]
 
 
 def _notes(planned: Any) -> list[str]:

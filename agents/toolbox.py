@@ -69,6 +69,10 @@ class Toolbox(Protocol):
         ...
 
 
+AGAINST: Final = "against"
+"""The `side` of a brief that looks for what would speak against the facts found so far."""
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What a mind is asked to do, and what is known so far."""
@@ -93,6 +97,29 @@ class Assignment:
         """What that agent last came to in this plan; empty if it has not finished a step."""
         done = [s for s in self.steps if s.agent is agent and s.state is StepState.SUCCEEDED]
         return done[-1].result if done else {}
+
+    @property
+    def most_sources(self) -> int | None:
+        """How many different documents the plan may quote; `None` where nobody said."""
+        most = self.sources.get("max_sources")
+        return most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else None
+
+    @property
+    def last_attempt(self) -> bool:
+        """Whether the step will not be tried again."""
+        return any(s.number == self.step and s.attempt >= s.max_attempts for s in self.steps)
+
+    @property
+    def asked(self) -> Sequence[str]:
+        """The questions that were looked up for the goal, each once; a counter-hypothesis is not one of them."""
+        looked = [s.brief for s in self.steps if s.agent.looks and s.brief.get("side") != AGAINST]
+        return list(dict.fromkeys(str(brief["question"]) for brief in looked if "question" in brief))
+
+    @property
+    def usable(self) -> Sequence[Fact]:
+        """The facts that a draft may rest on: all but those that the keeper set aside."""
+        aside = {str(one["fact"]) for one in self.latest(Agent.KEEPER).get("aside", ())}
+        return [fact for fact in self.facts if fact.name not in aside]
 
     def by_name(self) -> Mapping[str, Fact]:
         """The plan's facts by the names that drafts use."""

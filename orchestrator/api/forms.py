@@ -99,7 +99,7 @@ class ResearchForm(Sent):
     query: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
     depth: int = Field(default=2, ge=DEPTHS[0], le=DEPTHS[-1], description="How deep to go.")
     max_sources: int | None = Field(
-        default=None, ge=1, le=50, description="Kept with the plan; limits nothing yet."
+        default=None, ge=1, le=50, description="How many different documents the answer may quote."
     )
     sources: SourcesForm | None = None
 
@@ -113,7 +113,7 @@ class PlanForm(Sent):
         default=None, max_length=100, description="Kept with the plan; chooses nothing yet."
     )
     max_sources: int | None = Field(
-        default=None, ge=1, le=50, description="Kept with the plan; limits nothing yet."
+        default=None, ge=1, le=50, description="How many different documents the answer may quote."
     )
     sources: SourcesForm | None = None
     budget: BudgetForm = BudgetForm()

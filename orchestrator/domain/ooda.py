@@ -119,7 +119,7 @@ def follow(plan: Plan, finished: Step, steps: Iterable[Step], *, overdue: bool) 
             return _after_keeper(plan, finished, tuple(steps), profile, overdue=overdue)
         case Agent.DIVERGER:
             known, round_ = tuple(steps), finished.round + 1
-            return _observe(plan, _asked(plan, known, round_), known, round_=round_, overdue=overdue)
+            return _observe(plan, _asked(plan.depth, known, round_), known, round_=round_, overdue=overdue)
         case Agent.GENERATOR:
             return Go((NewStep(Agent.CRITIC, finished.round),))
         case Agent.CRITIC:
@@ -149,7 +149,7 @@ def _looking(brief: Brief, round_: int) -> NewStep:
 
 def _join(plan: Plan, finished: Step, steps: Sequence[Step], *, overdue: bool) -> Next:
     peers = [s for s in steps if s.agent.looks and s.round == finished.round]
-    ready = [brief for brief in _waiting(plan, steps, finished.round) if not _missing(brief, steps)]
+    ready = [brief for brief in _waiting(plan.depth, steps, finished.round) if not _missing(brief, steps)]
     taken = ready[: _room(plan, overdue=overdue)]
     if taken:
         return Go(tuple(_looking(brief, finished.round) for brief in taken))
@@ -177,16 +177,16 @@ def _after_keeper(
 # --- tasks that need others -----------------------------------------------------------------------------------
 
 
-def left_out(plan: Plan, steps: Iterable[Step]) -> Sequence[tuple[Brief, str]]:
-    """Return the tasks of a plan that never became a step, each with the reason in a sentence.
+def left_out(depth: int, steps: Iterable[Step]) -> Sequence[tuple[Brief, str]]:
+    """Return the tasks of a plan of this depth that never became a step, each with the reason in a sentence.
 
     Tasks whose round is not over are not among them.
     """
     known = tuple(steps)
     over = {s.round for s in known if s.agent is Agent.KEEPER}
     if any(s.agent is Agent.GENERATOR for s in known):
-        over |= set(range(1, DEPTH[plan.depth].rounds + 1))
-    found = [brief for round_ in sorted(over) for brief in _unbegun(plan, known, round_)]
+        over |= set(range(1, DEPTH[depth].rounds + 1))
+    found = [brief for round_ in sorted(over) for brief in _unbegun(depth, known, round_)]
     done = {str(s.brief.get("task")) for s in known if s.agent.looks and _found(s)}
     return [(brief, _why_not(brief, known)) for brief in found if str(brief.get("task")) not in done]
 
@@ -206,9 +206,9 @@ def _listed(tasks: Sequence[str]) -> str:
     return " and ".join(tasks)
 
 
-def _asked(plan: Plan, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
+def _asked(depth: int, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
     """What was to be looked up in a round: by the planner, later by the keeper and the diverger before it."""
-    profile = DEPTH[plan.depth]
+    profile = DEPTH[depth]
     found: list[Brief] = []
     for step in steps:
         if step.agent is Agent.PLANNER and round_ == 1:
@@ -220,16 +220,16 @@ def _asked(plan: Plan, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
     return found
 
 
-def _waiting(plan: Plan, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
+def _waiting(depth: int, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
     """The tasks of a round that need others and are not steps yet."""
-    if not any(needs(brief) for brief in _asked(plan, steps, round_)):
+    if not any(needs(brief) for brief in _asked(depth, steps, round_)):
         return ()  # as in most plans, for which nothing need be compared
-    return [brief for brief in _unbegun(plan, steps, round_) if needs(brief)]
+    return [brief for brief in _unbegun(depth, steps, round_) if needs(brief)]
 
 
-def _unbegun(plan: Plan, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
+def _unbegun(depth: int, steps: Sequence[Step], round_: int) -> Sequence[Brief]:
     begun = {canonical(s.brief) for s in steps if s.agent.looks and s.round == round_}
-    return [brief for brief in _asked(plan, steps, round_) if canonical(brief) not in begun]
+    return [brief for brief in _asked(depth, steps, round_) if canonical(brief) not in begun]
 
 
 def _missing(brief: Brief, steps: Sequence[Step]) -> Sequence[str]:

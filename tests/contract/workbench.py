@@ -203,10 +203,12 @@ class Workbench:
         plan = self.conductor.submit(request("What does a lock do?", budget=budget, **rest))
         return self.another(plan.plan_id, agent)
 
-    def another(self, plan_id: str, agent: Agent = Agent.RESEARCHER) -> StepRef:
+    def another(
+        self, plan_id: str, agent: Agent = Agent.RESEARCHER, brief: Mapping[str, object] | None = None
+    ) -> StepRef:
         with self.bench.store.transaction() as tx:
             tx.lock_plan(plan_id)
-            step = NewStep(agent, brief={"question": "What does a lock do?"})
+            step = NewStep(agent, brief=brief or {"question": "What does a lock do?"})
             (made,) = tx.add_steps(plan_id, [step], max_attempts=5)
             return made.ref
 

@@ -196,7 +196,7 @@ class Loop:
 
     @property
     def left_out(self):
-        return [(brief["task"], why) for brief, why in ooda.left_out(self.plan(), self.steps)]
+        return [(brief["task"], why) for brief, why in ooda.left_out(self.depth, self.steps)]
 
 
 class TestATaskThatNeedsOthers:
