@@ -1,6 +1,7 @@
 """Looks one question up: finds passages, chooses sentences that answer it, and quotes them as facts.
 
     documents_search ▶ the best sentences of what it finds; each document is fetched and stored before it is quoted
+    … of a doubt     ▶ of its sentences those that deny, limit or outdate something, and are no facts yet
     any other tool   ▶ the lines of what it says, which the gate has stored before this mind sees it
     a call failed    ▶ the next of the brief's `fallbacks`; after the last, the step is tried again, at last "failed"
 
@@ -11,15 +12,17 @@ by another: the refusal passes. Text found in documents is data: it is quoted or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from agents import relevance
-from agents.toolbox import Assignment, CallFailed, CallRefused, Toolbox, ToolResult
+from agents.toolbox import AGAINST, Assignment, CallFailed, CallRefused, Toolbox, ToolResult
 from orchestrator.domain.errors import BudgetSpent
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Evidence, Fact, Json
+from orchestrator.domain.report import plain
 
 SEARCH: Final = "documents_search"
 """The tool of a brief that names none."""
@@ -32,6 +35,18 @@ _SHORT: Final = 40
 
 _LONGEST: Final = 400
 """Characters of a line that is quoted as a whole."""
+
+_DOUBTFUL: Final = 0.5
+"""The least share of what a counter-hypothesis is about that its best sentence must cover (0.0 to 1.0)."""
+
+_COUNTERS: Final = re.compile(
+    r"\b(?:not|no longer|never|cannot|neither|nor|without|except(?:ions?|ing)?|unless|limit(?:s|ed|ations?)?|however"
+    r"|although|but|instead|rather|deprecated|superseded|outdated|obsolete|removed|replaced|withdrawn|changed|problems?"
+    r"|risks?|warnings?|caution|fail(?:s|ed|ure)?|errors?|contrary|contradict\w*|disputed?|disagree\w*|incorrect|wrong"
+    r"|false|unsafe)\b|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+"""What a sentence has that denies, limits or outdates something."""
 
 _Tried: TypeAlias = list[Json]
 
@@ -93,6 +108,11 @@ def _tools(brief: Mapping[str, Json]) -> Sequence[str]:
     named = brief.get("fallbacks")
     others = named if isinstance(named, Sequence) and not isinstance(named, str) else ()
     return list(dict.fromkeys([str(brief.get("tool") or SEARCH), *map(str, others)]))
+
+
+def doubts(brief: Mapping[str, Json]) -> bool:
+    """Whether a brief looks for what would speak against what was found."""
+    return brief.get("side") == AGAINST
 
 
 def _query(assignment: Assignment) -> str:
@@ -195,13 +215,17 @@ def _spread(
     """
     limit, wanted = assignment.reach.facts, assignment.reach.sources
     most = assignment.most_sources
-    chosen = relevance.select(question, candidates, limit)
+    chosen = (
+        _against(assignment, candidates)
+        if doubts(assignment.brief)
+        else relevance.select(question, candidates, limit)
+    )
     if most is not None:
         allowed = list(dict.fromkeys(one.candidate.locator for one in chosen))[:most]
         chosen = [one for one in chosen if one.candidate.locator in allowed]
         wanted = min(wanted, most)
     known = {one.candidate.locator for one in chosen}
-    while chosen and len(known) < wanted:
+    while chosen and len(known) < wanted and not doubts(assignment.brief):
         others = [c for c in candidates if c.locator not in known]
         more = relevance.select(question, others, 1)
         if not more:
@@ -211,6 +235,23 @@ def _spread(
         chosen = [*chosen, *more]
         known.add(more[0].candidate.locator)
     return chosen
+
+
+def _against(assignment: Assignment, candidates: Sequence[relevance.Candidate]) -> Sequence[relevance.Scored]:
+    """The sentences that limit, deny or outdate something, and that are not among the facts already.
+
+    A doubt asks with words of its own that few sources use, so that what it is `about` must be covered instead; but
+    what merely speaks of that once more is no counter-evidence.
+    """
+    known = {plain(fact.quote).casefold() for fact in assignment.facts}
+    rated = relevance.select(
+        str(assignment.brief.get("about") or assignment.brief["question"]),
+        candidates,
+        4 * assignment.reach.facts,
+        threshold=_DOUBTFUL,
+    )
+    fitting = [one for one in rated if _COUNTERS.search(one.text) and plain(one.text).casefold() not in known]
+    return fitting[: assignment.reach.facts]
 
 
 def _without_last_double(chosen: Sequence[relevance.Scored]) -> list[relevance.Scored]:
