@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from agents.toolbox import Toolbox
+from orchestrator.domain.plan import Json
 
 _T = TypeVar("_T")
 
@@ -34,11 +35,14 @@ def ask(
     task: str,
     data: Mapping[str, Any],
     read: Callable[[Mapping[str, Any]], _T | None],
+    schema: Mapping[str, Json] | None = None,
 ) -> _T | None:
     """Return what `read` made of the model's reply, or `None` when no reply could be read.
 
-    `prompt` names the task and its version, and is kept with the call.
+    `prompt` names the task and its version, and is kept with the call. `schema` is a JSON schema that a server is
+    asked to hold the reply to; since not every server can, `read` must be as strict without one.
     """
+    shape: dict[str, Json] = {} if schema is None else {"schema": dict(schema)}
     for attempt in range(TRIES):
         material = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
         reply = toolbox.call(
@@ -49,6 +53,7 @@ def ask(
                 {"role": "system", "content": f"{RULES}\n\n{task}"},
                 {"role": "user", "content": f"<data>\n{material}\n</data>"},
             ],
+            **shape,
         )
         parsed = _parsed(str(reply.content.get("text", "")))
         answer = None if parsed is None else read(parsed)

@@ -160,6 +160,25 @@ class TestAnAnswer:
 
         assert endpoint.requests[0][1]["max_tokens"] == PRICES["answer_tokens"]
 
+    def test_is_held_to_a_schema_where_one_is_given(self, work, endpoint):
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+        work.gate().call(work.claim(), "model_complete", {**CONVERSATION, "schema": schema}, occurrence=0)
+
+        ((_, body),) = endpoint.requests
+        assert body["response_format"]["type"] == "json_schema"
+        assert body["response_format"]["json_schema"]["schema"] == schema
+
+    @pytest.mark.parametrize("status", [400, 422])
+    def test_is_asked_for_as_json_only_where_the_server_takes_no_schema(self, work, endpoint, status):
+        endpoint.answer = lambda body: (
+            (status, b"") if body["response_format"]["type"] == "json_schema" else (200, said("{}"))
+        )
+        arguments = {**CONVERSATION, "schema": {"type": "object"}}
+        result = work.gate().call(work.claim(), "model_complete", arguments, occurrence=0)
+
+        assert result.content["text"] == "{}"
+        assert [b["response_format"]["type"] for _, b in endpoint.requests] == ["json_schema", "json_object"]
+
     def test_that_is_not_json_is_still_an_answer(self, work, endpoint):
         endpoint.answer = lambda body: (200, said("I would rather talk. \x00 \ud800"))
 

@@ -614,6 +614,15 @@ class TestAskingAModel:
         assert (answer, len(asked)) == (None, 2)
         assert [arguments["attempt"] for _, arguments in asked] == [0, 1]
 
+    def test_passes_a_schema_on_where_it_has_one_only(self):
+        notebook = Notebook("{}", "{}", model="m")
+        asking.ask(notebook, prompt="p/1", task="Do it.", data={}, read=dict, schema={"type": "object"})
+        asking.ask(notebook, prompt="p/1", task="Do it.", data={}, read=dict)
+
+        (_, held), (_, free) = notebook.asked
+        assert held["schema"] == {"type": "object"}
+        assert "schema" not in free
+
     def test_takes_a_second_reply_that_makes_sense(self):
         assert ask("no", '{"a": 1}')[0] == {"a": 1}
 

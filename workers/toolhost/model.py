@@ -21,6 +21,7 @@ from pydantic import BaseModel
 _TIMEOUT_S: Final = 100.0
 _ANSWER_LIMIT: Final = 200_000
 _BODY_LIMIT_BYTES: Final = 4_000_000
+_UNWILLING: Final = frozenset({400, 422})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class Completion(BaseModel):
     output_tokens: int
 
 
+class _Unwilling(ToolError):
+    """The server does not take the request as it is."""
+
+
 def build(endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -> MCPServer:
     """Return a server with the tool `model_complete` for one endpoint."""
     server = MCPServer(name="model", title="Language model", log_level="WARNING")
@@ -55,6 +60,7 @@ def build(endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -
         messages: list[dict[str, str]],
         attempt: int = 0,  # noqa: ARG001
         as_json: bool = True,
+        schema: dict[str, Any] | None = None,
     ) -> Completion:
         """Answer a conversation with one message; `prompt` and `attempt` name the call in the journal."""
         body: dict[str, Any] = {
@@ -64,10 +70,16 @@ def build(endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -
             "max_tokens": endpoint.answer_tokens,
         }
         if as_json:
-            body["response_format"] = {"type": "json_object"}
+            body["response_format"] = {"type": "json_object"} if schema is None else _held_to(schema)
         key = _key(endpoint)
         try:
-            answer = _post(endpoint, body, key, transport)
+            try:
+                answer = _post(endpoint, body, key, transport)
+            except _Unwilling:
+                if schema is None:
+                    raise
+                # a server that knows no schemas refuses the request as a whole
+                answer = _post(endpoint, {**body, "response_format": {"type": "json_object"}}, key, transport)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # the error's own words may hold the address or the header
             raise ToolError(
@@ -78,6 +90,10 @@ def build(endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -
         return _completion(endpoint, _json(answer))
 
     return server
+
+
+def _held_to(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
 
 
 def _key(endpoint: Endpoint) -> str:
@@ -99,6 +115,8 @@ def _post(
         httpx.Client(timeout=_TIMEOUT_S, transport=transport, follow_redirects=False) as client,
         client.stream("POST", address, json=body, headers=headers) as reply,
     ):
+        if reply.status_code in _UNWILLING:
+            raise _Unwilling(f"The model answered with status {reply.status_code}.")
         if reply.status_code != httpx.codes.OK:
             raise ToolError(f"The model answered with status {reply.status_code}.")
         for chunk in reply.iter_bytes():
