@@ -7,8 +7,9 @@ from typing import Any
 from agents import gaps
 from agents.judge import confidence
 from agents.toolbox import Assignment, Toolbox
+from orchestrator.domain.consensus import stands
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Agent
+from orchestrator.domain.plan import Agent, StepState
 from orchestrator.domain.report import build
 
 EXTRACTIVE = "Extractive: no language model; every sentence is quoted word for word from its source."
@@ -17,13 +18,12 @@ ASSISTED = "Assisted: the model {model} proposed questions and chose among facts
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     """Return the plan's report."""
-    judged = assignment.latest(Agent.JUDGE)
+    judged = [s for s in assignment.steps if s.agent is Agent.JUDGE and s.state is StepState.SUCCEEDED]
     planned = assignment.latest(Agent.PLANNER)
     if not planned and not judged:
         verdict = "casual"
     else:
-        last = [s.verdict for s in assignment.steps if s.agent is Agent.JUDGE]
-        verdict = "answered" if last and last[-1] == "accept" else "needs_review"
+        verdict = "answered" if judged and stands(judged[-1]) else "needs_review"
     report = build(
         goal=assignment.goal,
         verdict=verdict,

@@ -83,6 +83,40 @@ CREATE POLICY of_tenant ON audit TO orchestrator_tenant
     USING (((( SELECT p.tenant FROM plan p WHERE (p.plan_id = audit.chain)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)) OR (( SELECT l.tenant FROM ledger l WHERE (l.chain = audit.chain)) = NULLIF(current_setting('app.tenant'::text, true), ''::text))));
 GRANT INSERT, SELECT ON audit TO orchestrator_tenant;
 
+CREATE TABLE ballot (
+    plan_id uuid NOT NULL,
+    round integer NOT NULL,
+    draft text NOT NULL,
+    objections integer NOT NULL,
+    verdict text NOT NULL,
+    confidence double precision NOT NULL,
+    threshold double precision NOT NULL,
+    decided text NOT NULL,
+    why text,
+    generator integer NOT NULL,
+    critic integer NOT NULL,
+    judge integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT ballot_pkey PRIMARY KEY (plan_id, round),
+    CONSTRAINT ballot_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id),
+    CONSTRAINT accepted_by_the_rules CHECK (((decided <> 'accepted'::text) OR ((verdict = 'accept'::text) AND (objections = 0) AND (confidence >= threshold)))),
+    CONSTRAINT ballot_confidence_check CHECK (((confidence >= (0)::double precision) AND (confidence <= (1)::double precision))),
+    CONSTRAINT ballot_decided_check CHECK ((decided = ANY (ARRAY['accepted'::text, 'revise'::text, 'needs_review'::text]))),
+    CONSTRAINT ballot_objections_check CHECK ((objections >= 0)),
+    CONSTRAINT ballot_round_check CHECK (((round >= 0) AND (round <= 32767))),
+    CONSTRAINT ballot_threshold_check CHECK (((threshold >= (0.6)::double precision) AND (threshold <= (0.95)::double precision))),
+    CONSTRAINT ballot_verdict_check CHECK ((verdict = ANY (ARRAY['accept'::text, 'revise'::text, 'reject'::text]))),
+    CONSTRAINT ballot_why_check CHECK ((why = ANY (ARRAY['rejected'::text, 'no_progress'::text, 'rounds'::text, 'budget'::text]))),
+    CONSTRAINT reason_if_it_needs_review CHECK (((decided = 'needs_review'::text) = (why IS NOT NULL)))
+);
+ALTER TABLE ballot ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ballot FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON ballot TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON ballot TO orchestrator_tenant
+    USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = ballot.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT INSERT, SELECT ON ballot TO orchestrator_tenant;
+
 CREATE TABLE call (
     ordinal bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     plan_id uuid NOT NULL,

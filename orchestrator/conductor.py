@@ -16,6 +16,7 @@ from orchestrator.domain import approval as people
 from orchestrator.domain import fork as domain_fork
 from orchestrator.domain import ooda
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.consensus import Ballot
 from orchestrator.domain.errors import (
     AlreadyDecided,
     Conflict,
@@ -274,11 +275,19 @@ class Conductor:
             if made is not None:
                 return made
             branch = domain_fork.branch(tx.steps(plan_id), from_step or 1)
-            facts = [f for f in tx.facts(plan_id) if f.step in {s.number for s in branch.copied}]
-            return self._fork_within(tx, old, asked, branch, facts)
+            taken = {s.number for s in branch.copied}
+            facts = [f for f in tx.facts(plan_id) if f.step in taken]
+            ballots = [b for b in tx.ballots(plan_id) if b.judge in taken]
+            return self._fork_within(tx, old, asked, branch, facts, ballots)
 
     def _fork_within(
-        self, tx: Tx, old: Plan, asked: Request, branch: domain_fork.Branch, facts: Sequence[Fact]
+        self,
+        tx: Tx,
+        old: Plan,
+        asked: Request,
+        branch: domain_fork.Branch,
+        facts: Sequence[Fact],
+        ballots: Sequence[Ballot],
     ) -> Plan:
         plan_id = self._new_id()
         if not tx.add_plan(plan_id, asked, tx.now() + timedelta(seconds=asked.budget.seconds)):
@@ -305,6 +314,8 @@ class Conductor:
         ready = [replace(s, max_attempts=self._rules.max_attempts) for s in branch.ready]
         tx.copy_steps(plan_id, sorted([*branch.copied, *ready], key=lambda s: s.number))
         tx.add_facts(plan_id, facts)
+        for ballot in ballots:
+            tx.add_ballot(replace(ballot, plan_id=plan_id))
         if old.partial and branch.looked:
             tx.mark_partial(plan_id)
         for step in branch.copied:
@@ -536,12 +547,15 @@ class Conductor:
 
     def _follow(self, desk: _Desk, step: Step, peers: Sequence[Step]) -> None:
         match ooda.follow(desk.plan, step, peers, overdue=desk.plan.overdue(desk.tx.now())):
-            case ooda.Go(steps=following, partial=partial):
+            case ooda.Go(steps=following, partial=partial, ballot=ballot):
                 if partial:
                     desk.mark_partial()
+                if ballot is not None:
+                    desk.tx.add_ballot(ballot)
+                    desk.event("ballot.cast", _told(step, ballot))
                 self._plan_steps(desk, following)
             case ooda.End(state=_, partial=partial):
-                self._end(desk, PlanMove.SUCCEED, None, partial=partial)
+                self._end(desk, PlanMove.SUCCEED, None, partial=partial, verdict=step.result.get("verdict"))
             case ooda.Wait():
                 pass
 
@@ -1038,12 +1052,20 @@ class Conductor:
         desk.event("step.dead", {**_named(step), **body, "detail": detail})
         desk.audit("step.dead", body)
 
-    def _end(self, desk: _Desk, move: PlanMove, reason: str | None, *, partial: bool | None = None) -> None:
+    def _end(
+        self,
+        desk: _Desk,
+        move: PlanMove,
+        reason: str | None,
+        *,
+        partial: bool | None = None,
+        verdict: Json = None,
+    ) -> None:
         if not desk.tx.move_plan(desk.plan.plan_id, move, reason=reason, partial=partial):
             return  # it had ended before: a second step was given up on
         _, state = PLAN_MOVES[move]
         body: dict[str, Json] = {"state": state, "partial": desk.partial or bool(partial), "reason": reason}
-        desk.event("plan.ended", body)
+        desk.event("plan.ended", {**body, "verdict": verdict})
         desk.audit("plan.ended", body)
 
     @staticmethod
@@ -1102,6 +1124,19 @@ def _completion(claimed: Claimed, outcome: Completed) -> Completion:
 def _named(step: Step) -> dict[str, Json]:
     """What each event of a step begins with, so that whoever hears one only knows what it is about."""
     return {"step": step.number, "agent": step.agent, "round": step.round}
+
+
+def _told(judge: Step, ballot: Ballot) -> dict[str, Json]:
+    """What the event of a ballot says."""
+    return {
+        **_named(judge),
+        "verdict": ballot.verdict,
+        "confidence": ballot.confidence,
+        "threshold": ballot.threshold,
+        "objections": ballot.objections,
+        "decided": ballot.decided,
+        "why": ballot.why,
+    }
 
 
 def _taken(step: Step) -> Json:

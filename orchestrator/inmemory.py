@@ -15,10 +15,12 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.consensus import Ballot
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
 from orchestrator.domain.plan import (
+    Agent,
     Approval,
     ApprovalState,
     AuditRecord,
@@ -89,6 +91,7 @@ class InMemoryStore:
         self.fact_rows: dict[str, list[Fact]] = {}
         self.evidence_rows: dict[tuple[str, str], Evidence] = {}
         self.report_rows: dict[str, Mapping[str, Json]] = {}
+        self.ballot_rows: dict[tuple[str, int], Ballot] = {}
         self.call_rows: dict[tuple[str, int, str, int], Call] = {}
         self.approval_rows: dict[str, Approval] = {}
         self.ruling_rows: dict[str, tuple[Ruling, ...]] = {}
@@ -167,6 +170,7 @@ class _OfTenant:
             store.fact_rows,
             store.evidence_rows,
             store.report_rows,
+            store.ballot_rows,
             store.call_rows,
             store.approval_rows,
             store.letter_rows,
@@ -180,7 +184,7 @@ class _OfTenant:
                 return row.tenant == self._tenant
             case Tenant(), _:
                 return bool(key == self._tenant)
-            case Approval() | Call() | DeadLetter():
+            case Approval() | Ballot() | Call() | DeadLetter():
                 return row.plan_id in own.plan_rows
             case Firing():
                 return row.schedule_id in own.schedule_rows
@@ -459,11 +463,13 @@ class InMemoryTx:
     def mark_settled(self, refs: Sequence[StepRef]) -> Sequence[Step]:
         found = [step for ref in refs if (step := self.step(ref)) is not None]
         ended = {StepState.SUCCEEDED, StepState.SKIPPED}
-        return [
+        settled = [
             self._change_step(step, settled=True)
             for step in found
             if step.state in ended and not step.settled
         ]
+        deciding = {Agent.JUDGE, Agent.SYNTHESISER}
+        return [s if s.agent in deciding or not s.result else _with(s, result={}) for s in settled]
 
     def copy_steps(self, plan_id: str, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -514,6 +520,13 @@ class InMemoryTx:
 
     def report(self, plan_id: str) -> Mapping[str, Json] | None:
         return self._store.report_rows.get(plan_id)
+
+    def add_ballot(self, ballot: Ballot) -> None:
+        self._put(self._store.ballot_rows, (ballot.plan_id, ballot.round), _with(ballot, at=self._at))
+
+    def ballots(self, plan_id: str) -> Sequence[Ballot]:
+        found = [b for b in self._store.ballot_rows.values() if b.plan_id == plan_id]
+        return sorted(found, key=lambda b: b.round)
 
     # the journal
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.consensus import Ballot
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.identity import Principal
 from orchestrator.domain.judgement import Judgement
@@ -170,7 +171,10 @@ class Tx(Protocol):
         ...
 
     def mark_settled(self, refs: Sequence[StepRef]) -> Sequence[Step]:
-        """Say that what follows these finished steps has been decided; those for which it had not been before."""
+        """Say that what follows these finished steps has been decided; those for which it had not been before.
+
+        Of what they came to only judges and synthesisers bring their results, by which is decided.
+        """
         ...
 
     def copy_steps(self, plan_id: str, steps: Sequence[Step]) -> None:
@@ -224,6 +228,14 @@ class Tx(Protocol):
 
     def report(self, plan_id: str) -> Mapping[str, Json] | None:
         """The plan's report."""
+        ...
+
+    def add_ballot(self, ballot: Ballot) -> None:
+        """Write what a round of a plan's consensus came to; a plan has one ballot for each round."""
+        ...
+
+    def ballots(self, plan_id: str) -> Sequence[Ballot]:
+        """A plan's ballots by round."""
         ...
 
     # the journal

@@ -340,6 +340,7 @@ SELECT *, COALESCE(%(now)s::timestamptz, now()) AS now
 
 -- name: mark_settled
 -- Say that what follows these finished steps has been decided; those for which it had not been before.
+-- What a judge or a synthesiser came to decides, and comes along; nobody looks at the results of the others here.
 UPDATE step AS s
    SET settled = true
   FROM unnest(%(plan_ids)s::uuid[], %(numbers)s::integer[]) AS named (plan_id, number)
@@ -347,7 +348,10 @@ UPDATE step AS s
    AND s.number = named.number
    AND s.state IN ('succeeded', 'skipped')
    AND NOT s.settled
-RETURNING s.*;
+RETURNING s.*,
+          CASE WHEN s.agent IN ('judge', 'synthesiser')
+               THEN (SELECT o.result FROM outcome AS o WHERE o.plan_id = s.plan_id AND o.step = s.number)
+          END AS result;
 
 -- name: copy_step
 -- Write a step of another plan, as ended and settled there, or ready to be done again.
@@ -630,6 +634,23 @@ SELECT *
   FROM fact
  WHERE plan_id = %(plan_id)s
  ORDER BY step, number;
+
+-- name: cast_ballots
+-- Write what rounds of consensus came to; a plan has one ballot for each round.
+INSERT INTO ballot (plan_id, round, draft, objections, verdict, confidence, threshold, decided, why, generator,
+                    critic, judge, at)
+SELECT b.plan_id, b.round, b.draft, b.objections, b.verdict, b.confidence, b.threshold, b.decided, b.why, b.generator,
+       b.critic, b.judge, COALESCE(%(now)s::timestamptz, now())
+  FROM jsonb_to_recordset(%(ballots)s)
+       AS b (plan_id uuid, round integer, draft text, objections integer, verdict text, confidence double precision,
+             threshold double precision, decided text, why text, generator integer, critic integer, judge integer);
+
+-- name: ballots
+-- A plan's ballots by round.
+SELECT *
+  FROM ballot
+ WHERE plan_id = %(plan_id)s
+ ORDER BY round;
 
 -- name: put_evidence
 -- Store a source once per tenant and digest.

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.consensus import Ballot
 from orchestrator.domain.plan import (
     Approval,
     AuditRecord,
@@ -102,6 +103,24 @@ def fact(found: Fact) -> dict[str, Any]:
         "origin_sha256": found.origin_sha256,
         "question": found.question,
         "score": found.score,
+    }
+
+
+def ballot(found: Ballot) -> dict[str, Any]:
+    """A round in which a draft was criticised and judged."""
+    return {
+        "round": found.round,
+        "draft": found.draft,
+        "objections": found.objections,
+        "verdict": found.verdict.value,
+        "confidence": found.confidence,
+        "threshold": found.threshold,
+        "decided": found.decided.value,
+        "why": found.why.value if found.why else None,
+        "generator": found.generator,
+        "critic": found.critic,
+        "judge": found.judge,
+        "at": _time(found.at),
     }
 
 

@@ -26,6 +26,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from orchestrator.domain import approval as domain_approval
 from orchestrator.domain.budget import Budget, Spent
+from orchestrator.domain.consensus import Ballot, Decision, Verdict, Why
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest, Misconfigured, Unavailable
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.identity import ApiKey, Session
@@ -353,6 +354,7 @@ class PgTx:
         self._desks: dict[str, _Pending] = {}
         self._messages: list[Message] = []
         self._planned: list[Mapping[str, Json]] = []
+        self._ballots: list[Ballot] = []
 
     # the clock and the pen
 
@@ -388,6 +390,9 @@ class PgTx:
         touched = [desk for desk in self._desks.values() if desk.touched]
         messages, self._messages = self._messages, []
         planned, self._planned = self._planned, []
+        ballots, self._ballots = self._ballots, []
+        if ballots:
+            self._cast(ballots)
         if not (touched or messages or planned):
             return
         audits = [record for desk in touched for record in desk.audits]
@@ -408,6 +413,9 @@ class PgTx:
             self._seal(audits)
         for desk in touched:
             desk.clear()
+
+    def _cast(self, ballots: Sequence[Ballot]) -> None:
+        self._run("cast_ballots", ballots=_plain([_ballot_columns(ballot) for ballot in ballots]))
 
     def _seal(self, audits: Sequence[AuditRecord]) -> None:
         sealed = self._run(
@@ -827,6 +835,13 @@ class PgTx:
     def report(self, plan_id: str) -> Mapping[str, Json] | None:
         row = self._run("report", plan_id=plan_id).fetchone()
         return row["body"] if row else None
+
+    def add_ballot(self, ballot: Ballot) -> None:
+        self._ballots.append(ballot)
+
+    def ballots(self, plan_id: str) -> Sequence[Ballot]:
+        self.flush()
+        return [_ballot(row) for row in self._run("ballots", plan_id=plan_id)]
 
     # the journal
 
@@ -1496,6 +1511,35 @@ def _call(row: Mapping[str, Any]) -> Call:
         error=row["error"],
         reserved=Spent(calls=1, tokens=row["tokens"], cost_uusd=row["cost_uusd"]),
         repeat_allowed=row["repeat_allowed"],
+    )
+
+
+def _ballot_columns(ballot: Ballot) -> Mapping[str, Json]:
+    return {
+        "plan_id": ballot.plan_id,
+        "round": ballot.round,
+        "draft": ballot.draft,
+        "objections": ballot.objections,
+        "verdict": ballot.verdict,
+        "confidence": ballot.confidence,
+        "threshold": ballot.threshold,
+        "decided": ballot.decided,
+        "why": ballot.why,
+        "generator": ballot.generator,
+        "critic": ballot.critic,
+        "judge": ballot.judge,
+    }
+
+
+def _ballot(row: Mapping[str, Any]) -> Ballot:
+    return Ballot(
+        **{
+            **row,
+            "plan_id": str(row["plan_id"]),
+            "verdict": Verdict(row["verdict"]),
+            "decided": Decision(row["decided"]),
+            "why": Why(row["why"]) if row["why"] else None,
+        }
     )
 
 

@@ -9,10 +9,12 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from orchestrator.domain.budget import LEAST_STEPS, LONGEST_S, Budget
+from orchestrator.domain.consensus import Decision, Verdict, Why
 from orchestrator.domain.plan import (
     DEPTHS,
     GOAL_LIMIT_BYTES,
     PRIORITIES,
+    ROUNDS,
     ApprovalState,
     NotificationState,
     PlanState,
@@ -118,6 +120,12 @@ class PlanForm(Sent):
     sources: SourcesForm | None = None
     budget: BudgetForm = BudgetForm()
     priority: int = Field(default=0, ge=PRIORITIES[0], le=PRIORITIES[-1])
+    consensus_rounds: int | None = Field(
+        default=None,
+        ge=ROUNDS[0],
+        le=ROUNDS[-1],
+        description="The most drafts to be judged, if not as many as the depth allows; kept in the metadata.",
+    )
     metadata: dict[str, Any] = Field(default={}, description="Whatever you want to find with the plan again.")
 
 
@@ -308,6 +316,29 @@ class Fact(BaseModel):
     origin_sha256: str
     question: str
     score: float
+
+
+class Ballot(BaseModel):
+    """One round in which a draft was criticised and judged."""
+
+    round: int
+    draft: str = Field(description="The digest of the draft.")
+    objections: int = Field(description="The grave ones, which exclude acceptance.")
+    verdict: Verdict
+    confidence: float
+    threshold: float = Field(description="How sure the judge must be in this round.")
+    decided: Decision
+    why: Why | None = Field(description="Why the plan ends without an accepted draft.")
+    generator: int
+    critic: int
+    judge: int
+    at: str | None
+
+
+class Ballots(BaseModel):
+    """A plan's ballots by round."""
+
+    ballots: list[Ballot]
 
 
 class Facts(BaseModel):

@@ -87,6 +87,14 @@ def facts(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], 
         return {"facts": [shapes.fact(found) for found in tx.facts(plan.plan_id)]}
 
 
+@router.get("/{plan_id}/ballots", response_model=forms.Ballots, responses=documented(404))
+def ballots(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
+    """List the rounds in which a plan's drafts were criticised and judged, and what was decided in each."""
+    with office.store(who.tenant).transaction() as tx:
+        plan = the_plan(tx, plan_id, who.tenant)
+        return {"ballots": [shapes.ballot(found) for found in tx.ballots(plan.plan_id)]}
+
+
 @router.get("/{plan_id}/audit", response_model=forms.Audit, responses=documented(404))
 def audit(office: Here, who: Annotated[Principal, Depends(reads("audit.read"))], plan_id: UUID) -> Any:
     """Show a plan's sealed records, and whether every seal holds."""

@@ -13,7 +13,7 @@ from orchestrator.api.office import Office
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import InvalidRequest, InvalidSources
 from orchestrator.domain.identity import Principal
-from orchestrator.domain.plan import KEY_LIMIT, Json, Plan, request
+from orchestrator.domain.plan import CONSENSUS_ROUNDS, KEY_LIMIT, Json, Plan, request
 from orchestrator.settings import Settings
 
 
@@ -46,10 +46,15 @@ def submit_plan(office: Office, who: Principal, form: PlanForm, key: str | None)
             sources=_sources(office.core.settings, form.sources, form.max_sources, form.domain),
             budget=Budget(**form.budget.model_dump()),
             priority=form.priority,
-            metadata=form.metadata,
+            metadata=_metadata(form),
             key=key,
         )
     )
+
+
+def _metadata(form: PlanForm) -> dict[str, Json]:
+    asked = form.consensus_rounds
+    return form.metadata if asked is None else {**form.metadata, CONSENSUS_ROUNDS: asked}
 
 
 def submit_research(office: Office, who: Principal, form: ResearchForm, key: str | None) -> Plan:

@@ -4,7 +4,7 @@
       │                  ↻ tasks that    ├─first round→ diverge ─→ observe ×n, ×m …    (depth 3 to 5)
       │                    waited        └─enough, or no more rounds, steps, time→ generate → critique → judge
       └casual→ synthesise                                                           ↑ revise ─────────────┤
-                                                                                            accept → synthesise → end
+                                                                           accepted, or needs review → synthesise → end
 
 Whatever looks for facts in one round is waited for by its keeper: the join opens when the last step of the round
 has been settled, so that it opens once, whoever settles it. A task that names others in `after` becomes a step when
@@ -20,7 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from orchestrator.domain import consensus
 from orchestrator.domain.budget import WRITING_STEPS
+from orchestrator.domain.consensus import Ballot, Decision, Why
 from orchestrator.domain.plan import Agent, Json, NewStep, Plan, PlanState, Step, StepState, canonical
 
 Brief: TypeAlias = Mapping[str, Json]
@@ -63,10 +65,11 @@ DEPTH: Mapping[int, DepthProfile] = {
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """These steps come next; `partial` says that a limit cut something off."""
+    """These steps come next; `partial` says that a limit cut something off, `ballot` what became of a draft."""
 
     steps: tuple[NewStep, ...]
     partial: bool = False
+    ballot: Ballot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +263,8 @@ def _found(step: Step) -> bool:
 
 def _after_judge(plan: Plan, judge: Step, profile: DepthProfile, *, overdue: bool) -> Go:
     affordable = plan.budget.steps - plan.spent.steps >= WRITING_STEPS and not overdue
-    wanted = judge.verdict == "revise" and judge.round < profile.revisions
-    if wanted and affordable:
-        return Go((NewStep(Agent.GENERATOR, judge.round + 1),))
-    return Go((NewStep(Agent.SYNTHESISER, judge.round),), partial=wanted)
+    most = consensus.rounds(plan.metadata, profile.revisions + 1)
+    ballot = consensus.cast(judge, most=most, affordable=affordable)
+    if ballot.decided is Decision.REVISE:
+        return Go((NewStep(Agent.GENERATOR, judge.round + 1),), ballot=ballot)
+    return Go((NewStep(Agent.SYNTHESISER, judge.round),), partial=ballot.why is Why.BUDGET, ballot=ballot)

@@ -24,6 +24,9 @@ GOAL_LIMIT_BYTES = 16 * 1024
 DEPTHS = range(1, 6)
 PRIORITIES = range(-100, 101)
 KEY_LIMIT = 255
+ROUNDS = range(1, 32_769)
+CONSENSUS_ROUNDS = "consensus_rounds"
+"""Where a request's metadata says how many drafts may be judged, if not as many as its depth allows."""
 
 
 class PlanState(StrEnum):
@@ -191,6 +194,7 @@ def _check_request(made: Request) -> None:
         or made.priority not in PRIORITIES
     ):
         raise InvalidRequest(f"Priority must be a whole number from -100 to 100, not {made.priority!r}.")
+    _check_rounds(made.metadata.get(CONSENSUS_ROUNDS))
     if made.key is not None and not 1 <= len(made.key) <= KEY_LIMIT:
         raise InvalidRequest(f"An idempotency key has 1 to {KEY_LIMIT} characters.")
     try:
@@ -199,6 +203,14 @@ def _check_request(made: Request) -> None:
         raise InvalidRequest(f"The request contains what cannot be stored: {error}") from error
     if "\\u0000" in text:
         raise InvalidRequest("The request contains a NUL character, which cannot be stored.")
+
+
+def _check_rounds(asked: object) -> None:
+    if asked is None or (isinstance(asked, int) and not isinstance(asked, bool) and asked in ROUNDS):
+        return
+    raise InvalidRequest(
+        f"The rounds in which drafts are judged are a whole number from {ROUNDS[0]} to {ROUNDS[-1]:,}, not {asked!r}."
+    )
 
 
 def clean_goal(goal: object) -> str:

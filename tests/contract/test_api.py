@@ -493,7 +493,9 @@ class TestAPlan:
         assert refusal(site.post(f"/plans/{plan_id}/retry")) == (409, "illegal_move")
 
     @pytest.mark.parametrize("plan_id", [NOBODY, "nonsense", "%00", "1", "..%2f..", "é"])
-    @pytest.mark.parametrize("part", ["", "/steps", "/calls", "/facts", "/audit", "/events", "/report"])
+    @pytest.mark.parametrize(
+        "part", ["", "/steps", "/calls", "/facts", "/ballots", "/audit", "/events", "/report"]
+    )
     def test_that_is_not_there_is_not_found(self, site, plan_id, part):
         # the answer names the decoded path, so it is not compared here
         answer = raw(site, "GET", f"/plans/{plan_id}{part}")

@@ -667,6 +667,7 @@ def test_ids_of_another_tenant_are_not_told_from_those_of_nobody(site, acme):
         ("/plans/{}", "plan_id"),
         ("/plans/{}/events", "plan_id"),
         ("/plans/{}/report", "plan_id"),
+        ("/plans/{}/ballots", "plan_id"),
     ):
         theirs = site.by(token, "GET", path.format(acme[part])).json()
         nobodys = site.by(token, "GET", path.format(NOBODY)).json()

@@ -13,6 +13,7 @@ import pytest
 from psycopg.errors import UniqueViolation
 
 from orchestrator.domain.budget import Budget, Spent
+from orchestrator.domain.consensus import Ballot, Decision, Verdict, Why, threshold
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.lifecycle import (
@@ -1113,6 +1114,71 @@ class TestAReport:
             assert tx.report(plan_id) == {"v": 1, "goal": "again"}
 
 
+def ballot_of(plan_id, round_=0, **rest):
+    usual = {
+        "draft": "d" * 64,
+        "objections": 0,
+        "verdict": Verdict.ACCEPT,
+        "confidence": 0.97,
+        "threshold": threshold(round_),
+        "decided": Decision.ACCEPTED,
+        "why": None,
+        "generator": 3,
+        "critic": 4,
+        "judge": 5,
+    }
+    return Ballot(plan_id=plan_id, round=round_, **{**usual, **rest})
+
+
+class TestABallot:
+    def test_b5_of_each_round_is_a_row_of_its_own(self, shared):
+        plan_id, other = new_plan(shared.store), new_plan(shared.store)
+        sent_back = ballot_of(
+            plan_id,
+            0,
+            verdict=Verdict.REVISE,
+            confidence=1 / 3,
+            objections=2,
+            decided=Decision.REVISE,
+        )
+        last = ballot_of(plan_id, 32_767, decided=Decision.NEEDS_REVIEW, why=Why.ROUNDS, confidence=0.0)
+        with shared.store.transaction() as tx:
+            tx.add_ballot(last)
+            tx.add_ballot(sent_back)
+            tx.add_ballot(ballot_of(other))
+
+        with shared.store.transaction() as tx:
+            assert tx.ballots(plan_id) == [sent_back, last]
+            assert [b.at for b in tx.ballots(plan_id)] == [shared.clock()] * 2
+            assert tx.ballots(other) == [ballot_of(other)]
+            assert tx.ballots(str(uuid4())) == []
+
+    def test_is_seen_by_who_wrote_it_and_gone_with_its_transaction(self, shared):
+        plan_id = new_plan(shared.store)
+        with undone(shared.store) as tx:
+            tx.add_ballot(ballot_of(plan_id))
+            assert tx.ballots(plan_id) == [ballot_of(plan_id)]
+
+        with shared.store.transaction() as tx:
+            assert tx.ballots(plan_id) == []
+
+    @pytest.mark.parametrize("agent", Agent)
+    def test_is_made_of_what_a_settled_judge_brings_along(self, shared, agent):
+        plan_id = new_plan(shared.store)
+        with shared.store.transaction() as tx:
+            tx.lock_plan(plan_id)
+            tx.move_plan(plan_id, PlanMove.START)
+            (step,) = tx.add_steps(plan_id, [NewStep(agent)], max_attempts=5)
+        claim(shared, step.ref)
+        complete(shared, step.ref, result={"confidence": 0.5})
+
+        with shared.store.transaction() as tx:
+            (settled,) = tx.mark_settled([step.ref])
+
+        deciding = agent in {Agent.JUDGE, Agent.SYNTHESISER}
+        assert settled.result == ({"confidence": 0.5} if deciding else {})
+
+
 def call_of(ref, key="k", occurrence=0, **rest):
     made = Call(
         plan_id=ref.plan_id,
@@ -1828,6 +1894,7 @@ class TestATransaction:
                 list(tx.audit(plan_id)),
                 list(tx.facts(plan_id)),
                 tx.report(plan_id),
+                list(tx.ballots(plan_id)),
                 list(tx.calls(plan_id)),
                 list(tx.approvals()),
                 list(tx.dead_letters(state=None)),
@@ -1882,6 +1949,7 @@ class TestATransaction:
             tx.put_evidence("default", evidence_of("late"))
             tx.add_facts(plan_id, [fact_of(1, 2, source)])
             tx.put_report(plan_id, {"v": 2})
+            tx.add_ballot(ballot_of(plan_id))
             tx.put_call(call_of(first, "late"))
             tx.finish_call(first, "k", 0, claim=1, state=CallState.DONE)
             tx.orphan_calls(first)

@@ -19,6 +19,7 @@ from psycopg import sql
 from orchestrator import store as pg
 from orchestrator.chronos import Chronos, Draft
 from orchestrator.conductor import CallAsk, Conductor, Rules
+from orchestrator.domain.consensus import Ballot, Decision, Verdict
 from orchestrator.domain.errors import ForeignTenant, NotFound, Unavailable
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.outcome import Completed, Faulted, Held
@@ -44,6 +45,7 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 HOUR = timedelta(hours=1)
 TEXT = "A lock is held by one."
 OURS, THEIRS = "acme", "umbrella"
+ACCEPT, ACCEPTED = Verdict.ACCEPT, Decision.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ OF_CHAIN = (
 MATRIX = {
     "approval": _by_plan(moved=("plan_id",)),
     "audit": Kept("chain", OF_CHAIN),
+    "ballot": _by_plan(),
     "call": _by_plan(moved=("plan_id",)),
     "dead_letter": _by_plan(moved=("plan_id",)),
     "event": _by_plan(),
@@ -151,6 +154,7 @@ class World:
         fired = self.chronos.run_now("daily", tenant=tenant)
         with self.store.transaction() as tx:
             tx.put_tenant(Tenant(tenant, weight=2))
+            tx.add_ballot(Ballot(done, 0, "d", 0, ACCEPT, 1.0, 0.95, ACCEPTED, None, 3, 4, 5))
             (approval,) = tx.approvals(plan_id=held)
             tx.add_notification(Notification(str(uuid4()), approval.approval_id, "approval.requested", {}))
             own = tx.lock_ledger(tenant)

@@ -171,6 +171,7 @@ def finish(
         made.verdict,
         follow_ups=made.follow_ups,
         facts=facts,
+        result={"confidence": 1.0} if agent is Agent.JUDGE else {},
         report=REPORT if agent is Agent.SYNTHESISER else None,
         partial=cut,
     )

@@ -25,6 +25,7 @@ CONDUCTOR = "orchestrator/conductor.py"
 STORE = "orchestrator/inmemory.py"
 PEOPLE = "orchestrator/domain/approval.py"
 OODA = "orchestrator/domain/ooda.py"
+CONSENSUS = "orchestrator/domain/consensus.py"
 BUDGET = "orchestrator/domain/budget.py"
 LIFECYCLE = "orchestrator/domain/lifecycle.py"
 PLAN = "orchestrator/domain/plan.py"
@@ -248,12 +249,21 @@ MUTATIONS = (
     _mutation(
         "a draft is sent back without end",
         "P9 P10",
-        (OODA, 'judge.verdict == "revise" and judge.round < profile.revisions', 'judge.verdict == "revise"'),
+        (CONSENSUS, "if judge.round + 1 >= most:", "if most < 0:"),
     ),
     _mutation(
         "a plan ends before its report",
-        "P9",
-        (OODA, "Go((NewStep(Agent.SYNTHESISER, judge.round),), partial=wanted)", "End(PlanState.SUCCEEDED)"),
+        "P2 P9",
+        (
+            OODA,
+            "Go((NewStep(Agent.SYNTHESISER, judge.round),), partial=ballot.why is Why.BUDGET, ballot=ballot)",
+            "End(PlanState.SUCCEEDED)",
+        ),
+    ),
+    _mutation(
+        "a round leaves no ballot",
+        "P2",
+        (CONDUCTOR, "                    desk.tx.add_ballot(ballot)\n", ""),
     ),
     # limits
     _mutation(
@@ -313,7 +323,7 @@ MUTATIONS = (
     _mutation(
         "a draft that could not be revised does not say so",
         "P9",
-        (OODA, "judge.round),), partial=wanted)", "judge.round),))"),
+        (OODA, "partial=ballot.why is Why.BUDGET", "partial=False"),
     ),
     # calls
     _mutation(

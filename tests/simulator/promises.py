@@ -422,6 +422,7 @@ def at_rest(world: World) -> None:
         _letters(world, plan, steps)
         _facts(world, plan, steps)
         _rounds(plan, steps)
+        _ballots(world, plan, steps)
         _limits(world, plan, steps)
         _people(plan, steps, approvals[plan_id], events)
         _history(plan, steps, events)
@@ -503,6 +504,12 @@ def _rounds(plan: Plan, steps: list[Step]) -> None:
                 p.state in FINISHED and p.settled for p in steps if p.agent.looks and p.round == step.round
             )
             must(joined, "P2", f"the keeper of round {step.round} did not wait for all of its round")
+
+
+def _ballots(world: World, plan: Plan, steps: list[Step]) -> None:
+    cast = [b.judge for b in world.store.ballot_rows.values() if b.plan_id == plan.plan_id]
+    judged = [s.number for s in steps if s.agent is Agent.JUDGE and s.settled]
+    must(sorted(cast) == judged, "P2", f"judges {judged} were settled, but ballots of {cast} are kept")
 
 
 def _limits(world: World, plan: Plan, steps: list[Step]) -> None:

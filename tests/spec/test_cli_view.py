@@ -74,7 +74,25 @@ class TestALine:
                 {"verdict": "narrow"},
                 "orient   keeper 4        1 question still open, looks again",
             ),
-            (step(Agent.JUDGE, 7), "step.succeeded", {"verdict": "revise"}, "decide   judge 7         sent back"),
+            (step(Agent.JUDGE, 7), "step.succeeded", {"verdict": "revise"}, "decide   judge 7         sends it back"),
+            (
+                step(Agent.JUDGE, 7),
+                "ballot.cast",
+                {"decided": "accepted", "confidence": 1.0, "threshold": 0.95},
+                "decide   judge 7         accepted (1.00 sure, 0.95 needed)",
+            ),
+            (
+                step(Agent.JUDGE, 7),
+                "ballot.cast",
+                {"decided": "revise", "confidence": 0.5, "threshold": 0.95},
+                "decide   judge 7         sent back (0.50 sure, 0.95 needed)",
+            ),
+            (
+                step(Agent.JUDGE, 7),
+                "ballot.cast",
+                {"decided": "needs_review", "why": "no_progress", "confidence": 0.5, "threshold": 0.9},
+                "decide   judge 7         needs review: no progress (0.50 sure, 0.90 needed)",
+            ),
             (
                 step(Agent.RESEARCHER, 3),
                 "step.faulted",
@@ -100,6 +118,11 @@ class TestALine:
         line = told(event("plan.ended", state=PlanState.DEAD_LETTERED, partial=True), None)
 
         assert line.text == "dead lettered, cut short by a limit"
+
+    def test_says_that_a_plan_ended_without_an_accepted_draft(self):
+        line = told(event("plan.ended", state=PlanState.SUCCEEDED, verdict="needs_review"), None)
+
+        assert (line.text, line.style) == ("succeeded, but needs review", "yellow")
 
 
 class TestATally:

@@ -56,7 +56,7 @@ VERDICTS = {
     Agent.KEEPER: Completed("sufficient"),
     Agent.GENERATOR: Completed("drafted"),
     Agent.CRITIC: Completed("critiqued"),
-    Agent.JUDGE: Completed("accept"),
+    Agent.JUDGE: Completed("accept", result={"confidence": 1.0}),
     Agent.SYNTHESISER: Completed("written", report=REPORT),
 }
 

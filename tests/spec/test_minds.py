@@ -424,23 +424,23 @@ class TestTheGenerator:
         assert draft([ONE, TWO], steps=steps, round=1)[0] == [("Answer", ["A mutex is a lock."])]
 
     @pytest.mark.parametrize(
-        ("reply", "texts"),
+        ("wrote", "texts"),
         [
-            ({"facts": ["F3.2", "F3.1"]}, ["A mutex is a lock.", "A lock is held by one."]),
-            ({"facts": ["F3.2"]}, ["A mutex is a lock."]),
-            ({"facts": ["F3.2", "F3.2", "F99.1", "OWNED"]}, ["A mutex is a lock."]),
-            ({"facts": ["F99.1"]}, ["A lock is held by one.", "A mutex is a lock."]),
-            ({"facts": []}, ["A lock is held by one.", "A mutex is a lock."]),
-            ({"facts": ["F3.2"], "answer": "OWNED", "quote": "OWNED"}, ["A mutex is a lock."]),
+            ([("Later.", ["F3.2"]), ("Sooner.", ["F3.1"])], ["Later.", "Sooner."]),
+            ([("Both.", ["F3.2", "F3.1"])], ["Both."]),
+            ([("One.", ["F3.2", "F99.1", "OWNED"]), ("OWNED", ["F99.1"]), ("OWNED", [])], ["One."]),
+            ([("OWNED", ["F99.1"])], ["A lock is held by one.", "A mutex is a lock."]),
+            ([], ["A lock is held by one.", "A mutex is a lock."]),
         ],
     )
-    def test_lets_a_model_choose_and_order_but_say_nothing(self, reply, texts):
-        sections, _ = draft([ONE, TWO], model="m", replies=[json.dumps(reply)])
+    def test_lets_a_model_write_sentences_that_rest_on_facts(self, wrote, texts):
+        reply = json.dumps({"sentences": [{"text": text, "facts": names} for text, names in wrote]})
+        sections, _ = draft([ONE, TWO], model="m", replies=[reply])
 
         assert sections == [("Answer", texts)]
 
     @pytest.mark.parametrize(
-        "reply", ["", "OWNED", '{"facts": [{"name": "F3.1", "quote": "OWNED"}]}', '{"facts": 1}']
+        "reply", ["", "OWNED", '{"facts": [{"name": "F3.1", "quote": "OWNED"}]}', '{"sentences": 1}']
     )
     def test_does_without_a_model_that_makes_no_sense(self, reply):
         sections, _ = draft([ONE, TWO], model="m", replies=[reply, reply])
@@ -481,15 +481,21 @@ class TestTheCritic:
         assert why in objection
 
     def test_says_how_much_it_read(self):
-        assert critic.think(assignment(), Notebook()).result == {"objections": [], "sentences": 0}
+        result = critic.think(assignment(), Notebook()).result
+        assert result == {"objections": [], "sentences": 0, "grave": 0}
 
 
 class TestTheJudge:
     def test_accepts_what_nobody_objects_to(self):
-        steps = [asked_of("What is a lock?"), done(Agent.CRITIC, result={"objections": []})]
+        sections = [{"title": "Answer", "sentences": [{"text": ONE.quote, "facts": ["F3.1"]}]}]
+        steps = [
+            asked_of("What is a lock?"),
+            done(Agent.GENERATOR, result={"sections": sections}),
+            done(Agent.CRITIC, result={"objections": [], "sentences": 1}),
+        ]
         thought = judge.think(assignment(steps=steps, facts=[ONE]), Notebook())
 
-        assert (thought.verdict, thought.result["confidence"]) == ("accept", 1.0)
+        assert (thought.verdict, thought.result["confidence"]) == ("accept", 0.95)
 
     def test_sends_back_what_somebody_objects_to(self):
         steps = [done(Agent.CRITIC, result={"objections": [{"sentence": "x", "why": "y"}]})]

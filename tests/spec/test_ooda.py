@@ -63,6 +63,17 @@ def only(agent, round_=0, *, partial=False):
     return Go((NewStep(agent, round_),), partial=partial)
 
 
+def judged(verdict, round_=0, *, sure=1.0, **result):
+    return replace(step(Agent.JUDGE, verdict=verdict, round_=round_), result={"confidence": sure, **result})
+
+
+def then(judge, **rest):
+    """What follows a judge, and what its ballot says of why."""
+    go = after(judge, **rest)
+    (new,) = go.steps
+    return new.agent, new.round, go.partial, go.ballot.decided, go.ballot.why
+
+
 def test_a_plan_begins_with_its_router():
     assert ooda.first() == NewStep(Agent.ROUTER)
 
@@ -407,23 +418,40 @@ class TestADraft:
         assert after(step(Agent.CRITIC, round_=1)) == only(Agent.JUDGE, 1)
 
     def test_that_is_accepted_becomes_the_report(self):
-        assert after(step(Agent.JUDGE, verdict="accept")) == only(Agent.SYNTHESISER)
+        assert then(judged("accept")) == (Agent.SYNTHESISER, 0, False, "accepted", None)
+
+    def test_that_is_accepted_without_being_sure_is_written_again(self):
+        assert then(judged("accept", sure=0.94)) == (Agent.GENERATOR, 1, False, "revise", None)
 
     def test_that_is_sent_back_is_written_again(self):
-        assert after(step(Agent.JUDGE, verdict="revise")) == only(Agent.GENERATOR, 1)
+        assert then(judged("revise")) == (Agent.GENERATOR, 1, False, "revise", None)
+
+    def test_that_is_rejected_ends_as_what_it_is(self):
+        assert then(judged("reject")) == (Agent.SYNTHESISER, 0, False, "needs_review", "rejected")
+
+    def test_that_was_written_before_ends_as_what_it_is(self):
+        found = then(judged("revise", 1, repeats=0), of=plan(3))
+        assert found == (Agent.SYNTHESISER, 1, False, "needs_review", "no_progress")
 
     def test_is_sent_back_no_more_often_than_its_depth_allows(self):
         for depth, profile in DEPTH.items():
-            judge = step(Agent.JUDGE, verdict="revise", round_=profile.revisions)
-            assert after(judge, of=plan(depth)) == only(Agent.SYNTHESISER, profile.revisions)
+            found = then(judged("revise", profile.revisions), of=plan(depth))
+            assert found == (Agent.SYNTHESISER, profile.revisions, False, "needs_review", "rounds")
+
+    def test_is_sent_back_as_often_as_its_request_says(self):
+        many = replace(plan(), metadata={"consensus_rounds": 32_768})
+
+        assert then(judged("revise", 32_766), of=many) == (Agent.GENERATOR, 32_767, False, "revise", None)
+        assert then(judged("revise", 32_767), of=many)[3:] == ("needs_review", "rounds")
+        assert then(judged("revise"), of=replace(many, metadata={"consensus_rounds": 1}))[4] == "rounds"
 
     @pytest.mark.parametrize(("spent", "overdue"), [(197, False), (10, True)])
     def test_that_a_limit_keeps_from_being_revised_says_so(self, spent, overdue):
-        found = after(step(Agent.JUDGE, verdict="revise"), of=plan(spent=spent), overdue=overdue)
-        assert found == only(Agent.SYNTHESISER, partial=True)
+        found = then(judged("revise"), of=plan(spent=spent), overdue=overdue)
+        assert found == (Agent.SYNTHESISER, 0, True, "needs_review", "budget")
 
     def test_is_sent_back_while_the_whole_revision_fits(self):
-        assert after(step(Agent.JUDGE, verdict="revise"), of=plan(spent=196)) == only(Agent.GENERATOR, 1)
+        assert then(judged("revise"), of=plan(spent=196))[:2] == (Agent.GENERATOR, 1)
 
 
 class TestAReport:

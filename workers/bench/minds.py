@@ -33,7 +33,7 @@ def idle(pause_s: float = 0.0) -> Mapping[Agent, Mind]:
         return Completed(
             _VERDICTS[assignment.agent],
             follow_ups=[{"question": "Nothing?"}] if planned else (),
-            result=result,
+            result={**result, "confidence": 1.0} if assignment.agent is Agent.JUDGE else result,
         )
 
     return dict.fromkeys(Agent, think)

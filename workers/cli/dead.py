@@ -167,7 +167,7 @@ def retry(
             view.tell(sentence, "yellow")
         if revived and (doors.alone(chosen) if work is None else work):
             revived = list(plans.work_until_ended(core, revived, verbose=verbose))
-            code = max(map(ends.code_of, revived), default=FINE)
+            code = max((ends.code_of(p, ends.report_of(core, p)) for p in revived), default=FINE)
         else:
             code = FINE
         _print_revived(core, revived, as_json=as_json)
@@ -198,10 +198,11 @@ def _print_revived(core: Core, revived: Sequence[Plan], *, as_json: bool) -> Non
             empty="There is nothing to retry.",
         )
     for plan in revived:
-        if ends.code_of(plan) == FINE:
+        report = ends.report_of(core, plan)
+        if ends.code_of(plan, report) == FINE:
             view.tell(f"The report: `orchestrator report show {view.short(plan.plan_id)}`.")
         else:
-            ends.tell(core, plan)
+            ends.tell(core, plan, report)
 
 
 @app.command()

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.plan import ApprovalState, Plan, PlanState
 from workers.cli import view
-from workers.cli.exits import FAILED, FINE
+from workers.cli.exits import FAILED, FINE, NEEDS_REVIEW
 
 if TYPE_CHECKING:
     from orchestrator.wiring import Core
 
 
-def code_of(plan: Plan) -> int:
-    """Return the exit code for how a plan ended."""
-    return FINE if plan.state is PlanState.SUCCEEDED else FAILED
+def report_of(core: Core, plan: Plan) -> Mapping[str, Any] | None:
+    """Return a plan's report, if it has written one."""
+    with core.store.transaction() as tx:
+        return tx.report(plan.plan_id)
 
 
-def tell(core: Core, plan: Plan) -> None:
+def code_of(plan: Plan, report: Mapping[str, Any] | None) -> int:
+    """Return the exit code for how a plan ended; a script must not take an unaccepted draft for an answer."""
+    if plan.state is not PlanState.SUCCEEDED:
+        return FAILED
+    return NEEDS_REVIEW if report is not None and report["verdict"] == "needs_review" else FINE
+
+
+def tell(core: Core, plan: Plan, report: Mapping[str, Any] | None) -> None:
     """Say how a plan ended, and what can be done now."""
     name = view.short(plan.plan_id)
+    if code_of(plan, report) == NEEDS_REVIEW:
+        view.tell(
+            f"Plan {name} needs review: no draft was accepted. `orchestrator plans show {name}` says why, round by "
+            "round; read the report with care.",
+            "yellow",
+        )
+        return
     if plan.state is PlanState.SUCCEEDED:
         view.tell(
             f"Plan {name}: `orchestrator report verify {name}` proves it, `plans show {name}` explains it."

@@ -6,6 +6,7 @@
 3    there is no such thing
 4    it exists, but not in a state that allows this; or you may not
 5    a service that is needed does not answer
+6    the plan ended with a report that needs review: none of its drafts was accepted
 70   a fault in this program
 130  interrupted (143: terminated)
 """
@@ -31,6 +32,7 @@ USAGE: Final = 2
 NOT_FOUND: Final = 3
 CONFLICT: Final = 4
 UNAVAILABLE: Final = 5
+NEEDS_REVIEW: Final = 6
 FAULT: Final = 70
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
@@ -43,6 +45,7 @@ MEANINGS: Final[Mapping[int, str]] = {
     NOT_FOUND: "there is no such thing",
     CONFLICT: "it exists, but not in a state that allows this; or you may not",
     UNAVAILABLE: "a service that is needed does not answer",
+    NEEDS_REVIEW: "the plan ended with a report that needs review: none of its drafts was accepted",
     FAULT: "a fault in this program",
     INTERRUPTED: "interrupted (143: terminated)",
 }

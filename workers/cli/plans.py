@@ -64,11 +64,13 @@ def show(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data 
             approvals = tx.approvals(plan_id=found.plan_id)
             letters = tx.dead_letters(state=None, plan_id=found.plan_id)
             facts, report = len(tx.facts(found.plan_id)), tx.report(found.plan_id)
+            ballots = tx.ballots(found.plan_id)
     if as_json:
         document: dict[str, Any] = {
             "plan": shapes.plan(found),
             "steps": [shapes.step(s) for s in steps],
             "calls": [shapes.call(c) for c in calls],
+            "ballots": [shapes.ballot(b) for b in ballots],
             "approvals": [shapes.approval(a) for a in approvals],
             "dead_letters": [shapes.dead_letter(d) for d in letters],
             "facts": facts,
@@ -94,6 +96,24 @@ def show(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data 
             for s in steps
         ],
     )
+    if ballots:
+        view.heading("Rounds")
+        view.put_table(
+            ("round", "verdict", "confidence", "needed", "objections", "decided", "why", "draft"),
+            [
+                (
+                    b.round,
+                    b.verdict.value,
+                    f"{b.confidence:.2f}",
+                    f"{b.threshold:.2f}",
+                    b.objections,
+                    view.state(b.decided.value),
+                    view.state(b.why.value) if b.why else "",
+                    b.draft[:12],
+                )
+                for b in ballots
+            ],
+        )
     counted = Counter((c.tool, c.state.value) for c in calls)
     if counted:
         view.heading("Calls")
@@ -170,8 +190,9 @@ def watch(
             ended = work_until_ended(core, [found], verbose=verbose, as_json=as_json)[0]
         else:
             ended = _watched(core, found, verbose=verbose, as_json=as_json)
-        ends.tell(core, ended)
-    raise Ended(ends.code_of(ended))
+        report = ends.report_of(core, ended)
+        ends.tell(core, ended, report)
+    raise Ended(ends.code_of(ended, report))
 
 
 def _watched(core: Core, plan: Plan, *, verbose: bool, as_json: bool) -> Plan:
@@ -294,5 +315,5 @@ def _work_and_show(core: Core, plan: Plan, *, as_json: bool, verbose: bool) -> N
         view.put_json({"plan": shapes.plan(ended), "report": shapes.report(report)})
     elif report is not None and ended.state is PlanState.SUCCEEDED:
         view.put_markdown(reports.markdown(report))
-    ends.tell(core, ended)
-    raise Ended(ends.code_of(ended))
+    ends.tell(core, ended, report)
+    raise Ended(ends.code_of(ended, report))

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator import shapes
+from orchestrator.domain.consensus import Decision
 from orchestrator.domain.errors import Unavailable
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import Agent, Event, Plan, PlanState, Step, StepRef, StepState
@@ -167,6 +168,8 @@ def _of_plan(event: Event) -> tuple[str, str]:
         case "plan.ended":
             state = view.state(str(body.get("state")))
             cut = ", cut short by a limit" if body.get("partial") else ""
+            if body.get("verdict") == "needs_review":
+                return f"{state}, but needs review{cut}", "yellow"
             return f"{state}{cut}", "green" if body.get("state") == PlanState.SUCCEEDED else "red"
         case _:
             return "", ""
@@ -176,6 +179,8 @@ def _of_step(event: Event, body: Mapping[str, Any], step: Step) -> tuple[str, st
     match event.kind:
         case "step.succeeded":
             return _came_to(step, str(body.get("verdict")), int(body.get("facts") or 0)), ""
+        case "ballot.cast":
+            return _decided(body)
         case "step.faulted":
             wait = float(body.get("retry_in_s") or 0)
             attempt = body.get("attempt")
@@ -206,6 +211,17 @@ def _of_step(event: Event, body: Mapping[str, Any], step: Step) -> tuple[str, st
             return f"{body.get('decision')} by {body.get('by')}", ""
         case _:
             return "", ""
+
+
+def _decided(body: Mapping[str, Any]) -> tuple[str, str]:
+    sure = f"{float(body.get('confidence') or 0):.2f} sure, {float(body.get('threshold') or 0):.2f} needed"
+    match body.get("decided"):
+        case Decision.ACCEPTED:
+            return f"accepted ({sure})", ""
+        case Decision.REVISE:
+            return f"sent back ({sure})", ""
+        case _:
+            return f"needs review: {view.state(str(body.get('why')))} ({sure})", "yellow"
 
 
 def _came_to(step: Step, verdict: str, facts: int) -> str:
@@ -240,7 +256,9 @@ def _came_to(step: Step, verdict: str, facts: int) -> str:
             objections = len(result.get("objections") or ())
             return f"objects to {view.many(objections, 'sentence')}" if objections else "no objections"
         case Agent.JUDGE:
-            return {"accept": "accepted", "revise": "sent back"}.get(verdict, verdict)
+            return {"accept": "accepts it", "revise": "sends it back", "reject": "rejects it"}.get(
+                verdict, verdict
+            )
         case Agent.SYNTHESISER:
             return "report written"
 

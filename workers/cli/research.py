@@ -12,7 +12,16 @@ from orchestrator import shapes
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import Invalid, InvalidGoal, InvalidSources
 from orchestrator.domain.lifecycle import PLAN_ENDS
-from orchestrator.domain.plan import GOAL_LIMIT_BYTES, Agent, Plan, PlanState, Request, digest, request
+from orchestrator.domain.plan import (
+    CONSENSUS_ROUNDS,
+    GOAL_LIMIT_BYTES,
+    Agent,
+    Plan,
+    PlanState,
+    Request,
+    digest,
+    request,
+)
 from workers.cli import doors, ends, flags, progress, reports, view
 from workers.cli.exits import INTERRUPTED, TERMINATED, Ended, Terminated
 
@@ -56,6 +65,15 @@ def research(
     budget_calls: Annotated[
         int, typer.Option("--budget-calls", metavar="N", help="The most tool and model calls it may make.")
     ] = _DEFAULT.calls,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            metavar="N",
+            help="The most drafts to be judged, from 1 to 32,768; by default as many as the depth allows.",
+            show_default=False,
+        ),
+    ] = None,
     time_limit: Annotated[
         int,
         typer.Option(
@@ -75,11 +93,15 @@ def research(
     """
     asked_goal = _from_stdin() if goal == "-" else goal
     budget = Budget(steps=budget_steps, calls=budget_calls, seconds=time_limit)
-    request(asked_goal, depth=depth, budget=budget)  # refuses what is wrong before anything is opened
+    metadata = {} if rounds is None else {CONSENSUS_ROUNDS: rounds}
+    request(
+        asked_goal, depth=depth, budget=budget, metadata=metadata
+    )  # refuses what is wrong before anything is opened
     reports.check_out(out)
     chosen = doors.settings(data)
     folder = documents_folder(docs, chosen)
-    asked = request(asked_goal, depth=depth, budget=budget, sources={"documents": str(folder)})
+    sources = {"documents": str(folder)}
+    asked = request(asked_goal, depth=depth, budget=budget, sources=sources, metadata=metadata)
     with doors.opened(chosen, verbose=verbose) as core:
         plan = _plan(core, asked, folder, new=new)
         if plan.state not in PLAN_ENDS:
@@ -96,8 +118,8 @@ def research(
             view.put_markdown(reports.markdown(report))
         if out is not None and report is not None:
             view.tell(f"The report is in {out}.")
-        ends.tell(core, plan)
-    raise Ended(ends.code_of(plan))
+        ends.tell(core, plan, report)
+    raise Ended(ends.code_of(plan, report))
 
 
 def _from_stdin() -> str:
@@ -195,12 +217,15 @@ def _generations(core: Core, asked: Request) -> list[Plan]:
 
 def _keyed(asked: Request, generation: int) -> Request:
     """The request under a key that is the same for the same request, once for each time it was started afresh."""
-    named = digest([asked.goal, asked.depth, asked.sources, asked.budget.as_json()])
+    named = digest(
+        [asked.goal, asked.depth, asked.sources, asked.budget.as_json(), *filter(None, [asked.metadata])]
+    )
     return Request(
         goal=asked.goal,
         depth=asked.depth,
         sources=asked.sources,
         budget=asked.budget,
+        metadata=asked.metadata,
         key=f"research:{named}:{generation}",
     )
 
