@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeVar
 
 from agents.toolbox import Toolbox
 from orchestrator.domain.plan import Json
@@ -62,9 +62,21 @@ def ask(
     return None
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which each key stands once: of two verdicts neither is taken for the answer."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("A key stands twice.")
+    return made
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON.")
+
+
 def _parsed(text: str) -> Mapping[str, Any] | None:
     try:
-        value = json.loads(_FENCE.sub("", text.strip()))
+        value = json.loads(_FENCE.sub("", text.strip()), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
