@@ -259,6 +259,13 @@ class TestSubmitting:
         assert (plan["budget"]["steps"], plan["budget"]["seconds"], plan["budget"]["calls"]) == (8, 60, 500)
         assert (plan["priority"], plan["metadata"]) == (-3, asked["metadata"])
 
+    @pytest.mark.parametrize("rounds", [1, 32_768])
+    def test_keeps_how_many_drafts_may_be_judged(self, site, rounds):
+        asked = {"goal": GOAL, "consensus_rounds": rounds, "metadata": {"a": 1}}
+        plan = site.post("/plans", json=asked).json()
+
+        assert plan["metadata"] == {"a": 1, "consensus_rounds": rounds}
+
     def test_with_a_key_makes_one_plan_of_equal_requests(self, site):
         key = {"Idempotency-Key": "one"}
         first, second = (site.post("/plans", json={"goal": GOAL}, headers=key) for _ in range(2))
@@ -293,6 +300,11 @@ class TestSubmitting:
             {"goal": GOAL, "budget": {"cent": 1}},
             {"goal": GOAL, "max_sources": 51},
             {"goal": GOAL, "priority": 101},
+            {"goal": GOAL, "consensus_rounds": 0},
+            {"goal": GOAL, "consensus_rounds": 32_769},
+            {"goal": GOAL, "consensus_rounds": "3"},
+            {"goal": GOAL, "consensus_rounds": True},
+            {"goal": GOAL, "metadata": {"consensus_rounds": "many"}},
             {"goal": GOAL, "metadata": {"n": 2**60}},
             {"goal": GOAL, "metadata": []},
             {"goal": GOAL, "unknown": 1},
@@ -482,6 +494,30 @@ class TestAPlan:
         assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
         assert answer.json()["reason"] == "a mistake"
         assert refusal(site.post(f"/plans/{plan_id}/cancel")) == (409, "illegal_move")
+
+    def test_shows_what_each_round_of_its_draft_came_to(self, site):
+        plan_id = site.made()
+        drafted = [Completed("deep"), Completed("planned"), Completed("drafted"), Completed("critiqued")]
+        sure = {"confidence": 0.8, "draft": "d" * 64, "generator": 3, "critic": 4}
+        for outcome in (*drafted, Completed("accept", result=sure)):
+            site.conductor.settle(site.step(plan_id, outcome))
+
+        (ballot,) = site.get(f"/plans/{plan_id}/ballots").json()["ballots"]
+
+        assert ballot.pop("at")
+        assert ballot == {
+            "round": 0,
+            "draft": "d" * 64,
+            "objections": 0,
+            "verdict": "accept",
+            "confidence": 0.8,
+            "threshold": 0.95,
+            "decided": "revise",
+            "why": None,
+            "generator": 3,
+            "critic": 4,
+            "judge": 5,
+        }
 
     def test_that_was_given_up_on_is_taken_up_again(self, site):
         plan_id = site.made()

@@ -345,6 +345,23 @@ class TestPlans:
         assert [e["number"] for e in events] == list(range(1, len(events) + 1))
         assert (events[0]["kind"], events[-1]["kind"]) == ("plan.submitted", "plan.ended")
 
+    def test_show_the_rounds_in_which_a_draft_was_judged(self, verb, as_json, plan_id):
+        shown = as_json("plans", "show", plan_id)[1]["ballots"]
+
+        assert [b["decided"] for b in shown] == ["accepted"]
+        assert "Rounds" in verb("plans", "show", plan_id)[1]
+
+    def test_b44_whose_report_needs_review_are_not_taken_for_answered(self, verb, dsn, plan_id):
+        doubt = (
+            """UPDATE report SET body = jsonb_set(body, '{verdict}', '"needs_review"') WHERE plan_id = %s"""
+        )
+        with altered(dsn, "report", "plan_id", doubt, plan_id):
+            code, _, err = verb("plans", "watch", plan_id)
+
+        assert code == 6
+        assert "needs review: no draft was accepted" in err
+        assert verb("plans", "watch", plan_id)[0] == 0
+
     def test_that_are_finished_cannot_be_cancelled_or_retried(self, verb, plan_id):
         assert verb("plans", "cancel", plan_id)[0] == 4
         assert verb("plans", "retry", plan_id)[0] == 4

@@ -129,6 +129,8 @@ def test_a_goal_that_cannot_be_meant_is_refused_before_anything_is_made(run, tmp
     [
         (["--depth", "9"], "1 to 5"),
         (["--budget-steps", "3"], "at least 8 steps"),
+        (["--rounds", "0"], "from 1 to 32,768"),
+        (["--rounds", "32769"], "from 1 to 32,768"),
         (["--time-limit", "0"], "from one second to ten years"),
         (["--time-limit", "9" * 15], "from one second to ten years"),
         (["--docs", "no/such/folder"], "There is no folder"),
