@@ -7,7 +7,7 @@ knows no network: what it did can be replayed from the journal, and what it may 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from orchestrator.domain.ooda import DEPTH, DepthProfile
@@ -49,12 +49,37 @@ class ToolResult:
     evidence: str
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCard:
+    """What a planner may know of a tool, in the words of the registry and never in those of its server.
+
+    It is found by its `keywords`; `weights` says which of them count for more or less than 1, and `weight` how much the
+    tool as a whole does. One that is not `planned` is called by minds of their own accord, and belongs into no plan.
+    """
+
+    name: str
+    description: str = ""
+    keywords: tuple[str, ...] = ()
+    weight: float = 1.0
+    capability: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    planned: bool = True
+
+
 class Toolbox(Protocol):
     """Tools, behind the gate. Every call is decided, journalled and audited; a repeat costs nothing."""
 
     @property
     def model(self) -> str:
         """The name of the configured language model; empty when there is none."""
+        ...
+
+    @property
+    def tools(self) -> Sequence[ToolCard]:
+        """The tools that are offered and that this agent may call, in the registry's order.
+
+        A planner is shown those as well that the agents may call who carry out what it plans.
+        """
         ...
 
     def call(self, tool: str, **arguments: Json) -> ToolResult:

@@ -20,7 +20,7 @@ from typing import TypeVar, overload
 
 import structlog
 
-from agents.toolbox import Assignment, CallFailed, CallRefused, Mind, ToolResult
+from agents.toolbox import Assignment, CallFailed, CallRefused, Mind, ToolCard, ToolResult
 from orchestrator.conductor import Conductor, is_plain
 from orchestrator.domain.approval import Category
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
@@ -325,6 +325,10 @@ class _Toolbox:
     @property
     def model(self) -> str:
         return self._model
+
+    @property
+    def tools(self) -> Sequence[ToolCard]:
+        return self._gate.cards(self._claimed.step.agent)
 
     def call(self, tool: str, **arguments: Json) -> ToolResult:
         key = digest([tool, arguments])

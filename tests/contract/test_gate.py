@@ -16,9 +16,9 @@ import structlog
 
 from orchestrator.domain.errors import BudgetSpent, Fenced, RequesterDecides, Unavailable, WrongRole
 from orchestrator.domain.outcome import Faulted, Held
-from orchestrator.domain.plan import CallState, PlanState, StepState, digest
+from orchestrator.domain.plan import Agent, CallState, PlanState, StepState, digest
 from tests.contract.bench import InMemoryBench, PostgresBench
-from tests.contract.workbench import DOCUMENT, ENFORCER, ROOT, eventually, opened, spec
+from tests.contract.workbench import DOCUMENT, ENFORCER, ROOT, TOOLS, eventually, opened, profile, spec
 from workers.gate import policy
 from workers.gate.gate import CallFailed, CallHeld, CallRefused
 from workers.gate.policy import Decision
@@ -389,6 +389,30 @@ class TestNothingIsCalled:
             work.gate().call(claimed, "look", {}, occurrence=0)
 
         assert nothing_happened(work, claimed)
+
+
+class TestWhatAnAgentMayKnowOfTools:
+    def test_is_what_its_own_profile_lets_it_call(self, light):
+        cards = light.gate().cards(Agent.RESEARCHER)
+
+        assert {card.name for card in cards} == {t.name for t in TOOLS if t.capability != "github.write"}
+
+    def test_is_for_a_planner_what_those_may_call_who_carry_out_its_plan(self, light):
+        profiles = {
+            "planner": profile(Agent.PLANNER, "model.invoke"),
+            "researcher": profile(Agent.RESEARCHER, "repo.write"),
+            "critic": profile(Agent.CRITIC, "github.write"),
+        }
+        gate = light.gate(profiles=profiles)
+
+        assert [card.name for card in gate.cards(Agent.PLANNER)] == ["write"]
+        assert [card.name for card in gate.cards(Agent.CRITIC)] == ["publish"]
+        assert gate.cards(Agent.JUDGE) == []
+
+    def test_never_is_a_tool_that_is_not_offered(self, light):
+        gate = light.gate(registry=light.tools.without({"look": "It is dark."}))
+
+        assert "look" not in {card.name for card in gate.cards(Agent.RESEARCHER)}
 
 
 class TestTheBudget:

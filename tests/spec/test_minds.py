@@ -22,8 +22,9 @@ DOCUMENT = Evidence.of(TEXT, locator="locks.md", title="Locks")
 class Notebook:
     """A toolbox that answers from a list, and remembers what it was asked."""
 
-    def __init__(self, *replies, model="", evidence=(DOCUMENT,)):
+    def __init__(self, *replies, model="", evidence=(DOCUMENT,), tools=()):
         self.model = model
+        self.tools = tools
         self.asked = []
         self._replies = list(replies)
         self._evidence = {e.sha256: e for e in evidence}

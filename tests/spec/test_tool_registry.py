@@ -80,6 +80,18 @@ class TestARegistry:
             "ears": registry.ServerSpec("ears", None, ("listener", "--quietly"), ("PATH", "LISTENER_HOME")),
         }
 
+    def test_may_weigh_keywords_and_say_what_a_tool_is_for(self, tmp_path):
+        weighed = VALID.replace(
+            "[look, see]",
+            "[look, {word: OHLCV, weight: 3}]\n    weight: 0.5\n    description: Looks.\n    planned: false",
+        )
+
+        look = load(tmp_path, weighed).tools["look"]
+
+        assert look.keywords == ("look", "OHLCV")
+        assert look.weights == {"OHLCV": 3}
+        assert (look.weight, look.description, look.planned) == (0.5, "Looks.", False)
+
     def test_knows_the_tools_of_a_server(self, tmp_path):
         loaded = load(tmp_path, VALID)
 
@@ -108,6 +120,10 @@ class TestAMistake:
         ("part", "replaced_by", "says"),
         [
             ("keywords:", "keyword:", "the key 'items.look.keyword' is not known"),
+            ("[look, see]", "[look, LOOK]", "the keyword 'look' is listed more than once"),
+            ("[look, see]", "[{word: look, weight: 0}]", "the key 'items.look.keywords.0"),
+            ("[look, see]", "[{word: look, wait: 1}]", "wait' is not known"),
+            ("[look, see]", "[look]\n    weight: -1", "the key 'items.look.weight' is not valid"),
             ("\nservers:", "\nversion: 1\nservers:", "the key 'version' is not known"),
             ("server: eyes", "server: nose", "the server 'nose', which is not in servers"),
             ("[listen]", "[smell]", "the fallback 'smell', which is not in items"),

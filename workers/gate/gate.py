@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
 from agents.profiles import Profile
-from agents.toolbox import CallFailed, CallRefused, ToolResult
+from agents.toolbox import CallFailed, CallRefused, ToolCard, ToolResult
 from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.plan import (
+    Agent,
     ApprovalState,
     Call,
     CallState,
@@ -53,6 +54,9 @@ APPROVERS = ("approver", "operator")
 
 _PASSING: Final = frozenset({"stopped", "schema_changed"})
 """Objections that somebody lifts without changing the call: it is tried again, and its plan is not lost."""
+
+_CARRIERS: Final = (Agent.RESEARCHER, Agent.CODER)
+"""The agents that carry out what a planner plans, as far as there are profiles of them."""
 
 _TURN: Final = timedelta(seconds=0.5)
 """How long a call waits for the same call of a worker that was taken for dead."""
@@ -112,6 +116,15 @@ class Gate:
             return self._replayed(claimed, before)
         with self._turn(claimed, tool, key, occurrence):
             return self._decided(claimed, tool, arguments, key, occurrence)
+
+    def cards(self, agent: str) -> Sequence[ToolCard]:
+        """Return what this agent may know of the tools that are offered to it; see `Toolbox.tools`.
+
+        Nothing is allowed by being listed: each call is judged when it is made.
+        """
+        names = (agent, *_CARRIERS) if agent == Agent.PLANNER else (agent,)
+        held = {c for name in names if name in self._profiles for c in self._profiles[name].capabilities}
+        return [_card(tool) for tool in self._registry.tools.values() if tool.capability in held]
 
     @contextmanager
     def _turn(self, claimed: Claimed, tool: ToolSpec, key: str, occurrence: int) -> Iterator[None]:
@@ -313,6 +326,18 @@ class Gate:
         if isinstance(call.result, Mapping):
             return ToolResult({**call.result, "text": evidence.text}, evidence.sha256)
         return ToolResult(json.loads(evidence.text), evidence.sha256)
+
+
+def _card(tool: ToolSpec) -> ToolCard:
+    return ToolCard(
+        tool.name,
+        tool.description,
+        tool.keywords,
+        tool.weight,
+        tool.capability,
+        tool.weights,
+        tool.planned,
+    )
 
 
 def _as_evidence(tool: ToolSpec, content: Mapping[str, Any]) -> tuple[Evidence, Json]:

@@ -32,6 +32,9 @@ class ToolSpec:
     Of an `exclusive` tool the fleet tries to make one call at a time. `yields` are the labels of what it brings in,
     `max_calls` is how often one plan may call it (-1: as often as its budget lets it), and `schema_sha256` is what it
     must still describe itself as (empty: whatever it says).
+
+    `keywords`, `weights` (of keywords, where it is not 1) and `weight` (of the tool as a whole) are what it is found by,
+    `description` is what a planner is told about it. One that is not `planned` is called by minds of their own accord.
     """
 
     name: str
@@ -46,6 +49,10 @@ class ToolSpec:
     yields: tuple[Label, ...] = ()
     max_calls: int = -1
     schema_sha256: str = ""
+    description: str = ""
+    weight: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    planned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +155,19 @@ class _Wall(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+_Weight: TypeAlias = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+
+class _Weighted(_Wall):
+    word: _Word
+    weight: _Weight
+
+
 class _Item(_Wall):
-    keywords: list[_Word] = []
+    keywords: list[_Word | _Weighted] = []
+    description: _Word = ""
+    weight: _Weight = 1.0
+    planned: bool = True
     server: _Name
     fallbacks: list[_Name] = []
     capability: _Capability
@@ -169,13 +187,25 @@ class _Item(_Wall):
             semantics=self.semantics,
             timeout_s=self.timeout_s,
             cost_uusd=self.cost_uusd,
-            keywords=tuple(self.keywords),
+            keywords=tuple(k if isinstance(k, str) else k.word for k in self.keywords),
             fallbacks=tuple(self.fallbacks),
             exclusive=self.exclusive,
             yields=tuple(self.yields),
             max_calls=-1 if self.max_calls is None else self.max_calls,
             schema_sha256=self.schema_sha256 or "",
+            description=self.description,
+            weight=self.weight,
+            weights=MappingProxyType({k.word: k.weight for k in self.keywords if isinstance(k, _Weighted)}),
+            planned=self.planned,
         )
+
+    @model_validator(mode="after")
+    def _each_keyword_once(self) -> "_Item":
+        words = [(k if isinstance(k, str) else k.word).casefold() for k in self.keywords]
+        for word in words:
+            if words.count(word) > 1:
+                raise ValueError(f"the keyword {word!r} is listed more than once, letter case aside")
+        return self
 
 
 class _Server(_Wall):
