@@ -16,14 +16,16 @@ EXTRACTIVE = "Extractive: no language model; every sentence is quoted word for w
 ASSISTED = "Assisted: the model {model} proposed questions and chose among facts; every sentence is quoted word for word."
 
 
+AT_ONCE = "Answered by a tool, without research; every sentence is what the tool said, word for word."
+
+
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     """Return the plan's report."""
     judged = [s for s in assignment.steps if s.agent is Agent.JUDGE and s.state is StepState.SUCCEEDED]
     planned = assignment.latest(Agent.PLANNER)
     if not planned and not judged:
-        verdict = "casual"
-    else:
-        verdict = "answered" if judged and stands(judged[-1]) else "needs_review"
+        return _at_once(assignment, toolbox)
+    verdict = "answered" if judged and stands(judged[-1]) else "needs_review"
     report = build(
         goal=assignment.goal,
         verdict=verdict,
@@ -35,6 +37,28 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         gaps=[str(gap) for gap in gaps.of(assignment)],
         notes=_notes(planned),
         confidence=confidence(assignment),
+    )
+    return Completed("written", report=report, result={"verdict": report["verdict"]})
+
+
+def _at_once(assignment: Assignment, toolbox: Toolbox) -> Completed:
+    """Return the report of a message that needed no research: small talk, a tool's errand, or something declined."""
+    verdicts = [s.verdict for s in assignment.steps if s.agent is Agent.ROUTER]
+    declined = str(assignment.latest(Agent.ROUTER).get("declined") or "")
+    said = [{"text": fact.quote, "facts": [fact.name]} for fact in assignment.facts]
+    verdict = {"utility": "answered", "unsafe": "declined"}.get(
+        str(verdicts[-1] if verdicts else ""), "casual"
+    )
+    report = build(
+        goal=assignment.goal,
+        verdict=verdict,
+        method=AT_ONCE if said else ASSISTED.format(model=toolbox.model) if toolbox.model else EXTRACTIVE,
+        partial=assignment.partial,
+        sections=[{"title": "Answer", "sentences": said}] if said else [],
+        facts=assignment.by_name(),
+        evidence_of=toolbox.evidence,
+        notes=[declined] if declined else [],
+        confidence=1.0,
     )
     return Completed("written", report=report, result={"verdict": report["verdict"]})
 

@@ -3,7 +3,7 @@
     route ─deep→ plan ─→ observe ×n ─→ orient ──────────narrow→ observe ×n …          (researcher, keeper)
       │                  ↻ tasks that    ├─first round→ diverge ─→ observe ×n, ×m …    (depth 3 to 5)
       │                    waited        └─enough, or no more rounds, steps, time→ generate → critique → judge
-      └casual→ synthesise                                                           ↑ revise ─────────────┤
+      └else→ synthesise                                                             ↑ revise ─────────────┤
                                                                            accepted, or needs review → synthesise → end
 
 Whatever looks for facts in one round is waited for by its keeper: the join opens when the last step of the round
@@ -63,6 +63,10 @@ DEPTH: Mapping[int, DepthProfile] = {
 }
 
 
+ANSWERED_AT_ONCE: Final = frozenset({"casual", "utility", "unsafe"})
+"""The router's verdicts after which nothing is researched: small talk, what a tool has answered, what is declined."""
+
+
 @dataclass(frozen=True, slots=True)
 class Go:
     """These steps come next; `partial` says that a limit cut something off, `ballot` what became of a draft."""
@@ -109,11 +113,8 @@ def follow(plan: Plan, finished: Step, steps: Iterable[Step], *, overdue: bool) 
     profile = DEPTH[plan.depth]
     match finished.agent:
         case Agent.ROUTER:
-            return (
-                Go((NewStep(Agent.SYNTHESISER),))
-                if finished.verdict == "casual"
-                else Go((NewStep(Agent.PLANNER),))
-            )
+            next_ = Agent.SYNTHESISER if finished.verdict in ANSWERED_AT_ONCE else Agent.PLANNER
+            return Go((NewStep(next_),))
         case Agent.PLANNER:
             return _observe(plan, finished.follow_ups[: profile.fan_out], (), round_=1, overdue=overdue)
         case Agent.RESEARCHER | Agent.CODER:

@@ -2,7 +2,7 @@
 
 A report is plain JSON, so that it can be stored, compared and checked anywhere:
 
-    {"v": 1, "goal": …, "verdict": answered | not_found | needs_review | casual, "method": …, "partial": false,
+    {"v": 1, "goal": …, "verdict": answered | not_found | needs_review | casual | declined, "method": …, "partial": false,
      "sections": [{"title": …, "sentences": [{"text": …, "citations": [1]}]}],
      "citations": [{"number": 1, "fact": "F3.1", "quote": …, "evidence": SHA-256, "start": …, "end": …, …}],
      "gaps": [questions without an answer], "notes": [what a reader should know], "confidence": 0.0 to 1.0}
@@ -28,6 +28,7 @@ SHORT = 60
 """Characters up to which a quote is printed with the headings that it stands under."""
 
 NOT_FOUND = "Not found in the sources."
+DECLINED = "This was declined, and not researched."
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [_source(citation) for citation in report["citations"]]
         lines.append("")
     lines += ["## About this report", ""]
-    lines += [f"- {_escaped(note)}" for note in (report["method"], *report["notes"])]
+    notes = () if report["verdict"] == "declined" else report["notes"]  # they stand above, as the answer
+    lines += [f"- {_escaped(note)}" for note in (report["method"], *notes)]
     if report["sections"]:
         lines.append(
             f"- Confidence (share of what was asked that the sources answer): {report['confidence']:.2f}"
@@ -268,6 +270,8 @@ def _context(sentence: Mapping[str, Any], cited: Mapping[int, Mapping[str, Any]]
 def _empty(report: Mapping[str, Any]) -> str:
     if report["verdict"] == "casual":
         return "Hello. Ask a question, and the answer will be looked for in the documents."
+    if report["verdict"] == "declined":
+        return _escaped(" ".join(map(str, report["notes"])) or DECLINED)
     return NOT_FOUND
 
 

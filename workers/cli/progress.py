@@ -36,6 +36,12 @@ _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 30.0
 _BATCH: Final = 1000
 
+_ROUTED: Final[Mapping[str, str]] = {
+    "casual": "small talk, nothing to research",
+    "utility": "an errand, answered by a tool",
+    "unsafe": "asks for harm, and is declined",
+}
+
 
 # --- what is known --------------------------------------------------------------------------------------------
 
@@ -228,7 +234,7 @@ def _came_to(step: Step, verdict: str, facts: int) -> str:
     result: Mapping[str, Any] = step.result
     match step.agent:
         case Agent.ROUTER:
-            return "small talk, nothing to research" if verdict == "casual" else "a question to research"
+            return _ROUTED.get(verdict, "a question to research")
         case Agent.PLANNER:
             asked = view.many(len(result.get("questions") or ()), "question")
             searched = result.get("documents")
