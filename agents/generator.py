@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agents import asking
+from agents import asking, personas
 from agents.portions import portions
 from agents.toolbox import Assignment, Toolbox
 from orchestrator.domain.outcome import Completed
@@ -57,7 +57,12 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         facts = [f for f in facts if plain(f.quote) not in objected]
         written = [{"text": plain(f.quote), "facts": [f.name]} for f in facts]
     return Completed(
-        "drafted", result={"sections": _sections(assignment, facts, written), "model": toolbox.model}
+        "drafted",
+        result={
+            "sections": _sections(assignment, facts, written),
+            "model": toolbox.model,
+            "prompt": personas.persona(assignment).as_json(),
+        },
     )
 
 
@@ -117,7 +122,7 @@ def _written(assignment: Assignment, toolbox: Toolbox, facts: Sequence[Fact]) ->
         sentences = asking.ask(
             toolbox,
             prompt=PROMPT,
-            task=TASK,
+            task=personas.told(assignment, TASK),
             data={"goal": assignment.goal, **remarks, "facts": portion},
             read=lambda reply, known=known: read(reply, known),  # type: ignore[misc]
             schema=SCHEMA,

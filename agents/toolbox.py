@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from orchestrator.domain.ooda import DEPTH, DepthProfile
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent, Evidence, Fact, Json, Step, StepState
+from orchestrator.prompts import PLAIN, Prompts
 
 
 class CallRefused(Exception):
@@ -112,6 +113,8 @@ class Assignment:
     partial: bool
     steps: Sequence[Step]
     facts: Sequence[Fact]
+    prompts: Prompts = PLAIN
+    """Who agents speak as, by domain; `agents.personas.persona` chooses."""
 
     @property
     def reach(self) -> DepthProfile:

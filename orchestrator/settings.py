@@ -91,6 +91,9 @@ class Settings(BaseModel):
     opa_timeout_s: float = Field(gt=0, le=30)
     opa_ca_file: str
     opa_token_env: str
+    prompts_file: str
+    tool_registry_file: str
+    tools_look_s: float = Field(ge=0, le=3_600)
     log_level: Literal["debug", "info", "warning", "error"]
 
     @field_validator("redis_url")
@@ -150,6 +153,20 @@ class Settings(BaseModel):
     def stops(self) -> Path:
         """The file of the kill switch."""
         return Path(self.stops_file).expanduser() if self.stops_file else self.data / "stops.txt"
+
+    @property
+    def prompts(self) -> Path:
+        """The file of domains and personas."""
+        return (
+            Path(self.prompts_file).expanduser() if self.prompts_file else house.path("configs/prompts.yaml")
+        )
+
+    @property
+    def tool_registry(self) -> Path:
+        """The file of tools and their servers."""
+        if self.tool_registry_file:
+            return Path(self.tool_registry_file).expanduser()
+        return house.path("configs/tool_registry.yaml")
 
     @property
     def roots(self) -> tuple[Path, ...]:

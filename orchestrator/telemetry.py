@@ -35,6 +35,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "egress.refused": "A page of the web was not fetched, since a rule of the egress guard forbids it.",
     "policy.refused": "A policy that was changed does not hold; the earlier one stays in force.",
     "policy.reloaded": "A policy that was changed is in force from now on.",
+    "prompts.refused": "The file of domains and personas was changed and is not valid; what it said before goes on.",
+    "prompts.reloaded": "The file of domains and personas was changed, and is in force from the next step on.",
     "decision.unlogged": "A decision could not be appended to the decision log; said again when it failed anew.",
     "heartbeat.lost": "A step was taken from this worker while it ran; what it comes to is thrown away.",
     "identity.off": "The API lets everybody in without asking who they are, for development on this machine only.",

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from orchestrator import chains, database
+from orchestrator import chains, database, prompts
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.domain.retry import Backoff
@@ -67,6 +67,7 @@ def core(settings: Settings) -> Iterator[Core]:
         database.migrate(dsn)
         store = PgStore(dsn, size=settings.concurrency + 6)
         try:
+            prompts.book(settings.prompts)  # refused now, or not at all
             key = audit_key(settings)
             sealer = Sealer(key)
             rules = Rules(

@@ -26,6 +26,7 @@ from orchestrator.domain.approval import Category
 from orchestrator.domain.errors import BudgetSpent, Fenced, NotFound, Unavailable
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
 from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
+from orchestrator.prompts import PLAIN, Prompts
 from orchestrator.telemetry import log
 from workers.gate.gate import CallHeld, Gate
 from workers.together import Together
@@ -70,6 +71,7 @@ class Executor:
         holder: int,
         model: str = "",
         step_timeout_s: float = 600.0,
+        prompts: Callable[[], Prompts] = lambda: PLAIN,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._conductor = conductor
@@ -77,6 +79,7 @@ class Executor:
         self._minds = minds
         self._holder = holder
         self._model = model
+        self._prompts = prompts
         self._crash_point = crash_point
         self._heartbeats = Heartbeats(conductor, step_timeout_s)
         self._hands = _InHand()
@@ -233,6 +236,7 @@ class Executor:
             partial=plan.partial,
             steps=_Late(steps),
             facts=_Late(facts),
+            prompts=self._prompts(),
         )
 
     def _toolbox(self, claimed: Claimed, *, spent: bool = False) -> _Toolbox:

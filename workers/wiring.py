@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from agents import profiles
 from agents.minds import MINDS
 from agents.toolbox import Mind
-from orchestrator import house, wiring
+from orchestrator import house, prompts, wiring
 from orchestrator.bus import CeleryBus, RabbitBus
 from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.lifecycle import ALIVE
@@ -110,7 +110,7 @@ class Hands:
         self.alive = Alive(opened.dsn)
         try:
             profiles_by_name = profiles.load(house.path("agents"))
-            tools = tools or registry.load(house.path("configs/tool_registry.yaml"))
+            tools = tools or registry.load(settings.tool_registry)
             tools = offer.offered(tools, settings)
             decider = enforcer(settings)
         except (profiles.ProfileError, registry.RegistryError) as error:
@@ -147,6 +147,7 @@ class Hands:
             holder=self.alive.holder,
             model=settings.model_name if settings.model_base_url else "",
             step_timeout_s=settings.step_timeout_s,
+            prompts=prompts.book(settings.prompts).current,
             crash_point=crash_point,
         )
 
@@ -261,7 +262,7 @@ def talk(opened: Core, judge: Judge) -> Talk:
     """What answers conversations by the configured model, outside of plans."""
     settings = opened.settings
     try:
-        tools = offer.offered(registry.load(house.path("configs/tool_registry.yaml")), settings)
+        tools = offer.offered(registry.load(settings.tool_registry), settings)
     except registry.RegistryError as error:
         raise Misconfigured(str(error)) from error
     return Talk(

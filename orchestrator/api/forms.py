@@ -112,7 +112,9 @@ class PlanForm(Sent):
     goal: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
     depth: int = Field(default=2, ge=DEPTHS[0], le=DEPTHS[-1], description="How deep to go.")
     domain: str | None = Field(
-        default=None, max_length=100, description="Kept with the plan; chooses nothing yet."
+        default=None,
+        max_length=100,
+        description="Whose personas and facets to use, such as `finance`; left out, the goal's words choose.",
     )
     max_sources: int | None = Field(
         default=None, ge=1, le=50, description="How many different documents the answer may quote."

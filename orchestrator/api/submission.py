@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Header
 from pydantic import AfterValidator, ValidationError
 
+from orchestrator import prompts
 from orchestrator.api.forms import PlanForm, ResearchForm, SourcesForm, check_storable
 from orchestrator.api.office import Office
 from orchestrator.domain.budget import Budget
@@ -77,6 +78,7 @@ def _sources(
     folder = usual_folder(settings)
     if form is not None:
         folder = str(allowed_folder(form.documents, settings.roots))
+    prompts.book(settings.prompts).current().check(domain)
     named = {"documents": folder, "max_sources": max_sources, "domain": domain}
     return {name: value for name, value in named.items() if value is not None}
 

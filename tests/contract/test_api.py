@@ -266,6 +266,12 @@ class TestSubmitting:
 
         assert plan["metadata"] == {"a": 1, "consensus_rounds": rounds}
 
+    def test_of_a_domain_that_is_not_there_is_refused_with_those_that_are(self, site):
+        answer = site.post("/plans", json={"goal": GOAL, "domain": "alchemy"})
+
+        assert refusal(answer) == (422, "invalid_request")
+        assert "general, research, finance" in answer.json()["detail"]
+
     def test_with_a_key_makes_one_plan_of_equal_requests(self, site):
         key = {"Idempotency-Key": "one"}
         first, second = (site.post("/plans", json={"goal": GOAL}, headers=key) for _ in range(2))

@@ -18,7 +18,7 @@ from typing import Any, Final
 import psycopg
 
 from agents import profiles
-from orchestrator import chains, database, house, locks
+from orchestrator import chains, database, house, locks, prompts
 from orchestrator.domain.errors import Misconfigured, OrchestratorError
 from orchestrator.settings import Settings
 from workers import wiring
@@ -86,7 +86,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield from policy_server(chosen)
     yield _key("audit key", chosen.data / "keys" / "audit.key")
     yield from _secrets_key(chosen)
-    yield from files()
+    yield from files(chosen)
     yield from _tools(chosen)
     yield sandboxed(sandbox.verdict(chosen))
     yield _full_text()
@@ -95,7 +95,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
         yield Check("environment", WARN, sentence, "Correct its name, or unset it.")
 
 
-def files() -> list[Check]:
+def files(chosen: Settings) -> list[Check]:
     """Look at the files that decide what agents are and may do."""
     return [
         _loaded(
@@ -105,13 +105,16 @@ def files() -> list[Check]:
         ),
         _loaded(
             "tools",
-            lambda: view.many(len(registry.load(house.path("configs/tool_registry.yaml")).tools), "tool"),
+            lambda: view.many(len(registry.load(chosen.tool_registry).tools), "tool"),
             registry.RegistryError,
         ),
         _loaded(
             "policies",
             lambda: f"revision {EmbeddedEnforcer(house.path('policies')).revision}, its own tests hold",
             PolicyLoadError,
+        ),
+        _loaded(
+            "prompts", lambda: view.many(len(prompts.load(chosen.prompts).domains), "domain"), Misconfigured
         ),
         _loaded("approvals", lambda: f"{len(chains.load(timedelta(days=1)))} categories", Misconfigured),
     ]
@@ -231,7 +234,7 @@ def _secrets_key(chosen: Settings) -> Iterator[Check]:
 
 def _tools(chosen: Settings) -> Iterator[Check]:
     try:
-        tools = registry.load(house.path("configs/tool_registry.yaml"))
+        tools = registry.load(chosen.tool_registry)
     except (registry.RegistryError, FileNotFoundError):
         return  # said before
     endpoint = model.Endpoint(chosen.model_base_url, chosen.model_name, chosen.model_key_env)

@@ -46,7 +46,7 @@ def check(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
     # takes a second to import, which help and usage errors should not wait for
     from workers.cli import checks
 
-    found = [*checks.redis(chosen), *checks.files()]
+    found = [*checks.redis(chosen), *checks.files(chosen)]
     warnings = strangers(os.environ, chosen)
     if as_json:
         view.put_json(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from orchestrator import shapes
+from orchestrator import prompts, shapes
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import Invalid, InvalidGoal, InvalidSources
 from orchestrator.domain.lifecycle import PLAN_ENDS
@@ -16,6 +16,7 @@ from orchestrator.domain.plan import (
     CONSENSUS_ROUNDS,
     GOAL_LIMIT_BYTES,
     Agent,
+    Json,
     Plan,
     PlanState,
     Request,
@@ -49,6 +50,15 @@ def research(
         ),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="How deep to go, from 1 to 5.")] = 2,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain",
+            metavar="NAME",
+            help="Whose questions to ask, such as finance: a domain of configs/prompts.yaml. Without it the goal's words choose.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -99,9 +109,16 @@ def research(
     )  # refuses what is wrong before anything is opened
     reports.check_out(out)
     chosen = doors.settings(data)
+    prompts.book(chosen.prompts).current().check(domain)
+    sources: dict[str, Json] = {"domain": domain} if domain else {}
     folder = documents_folder(docs, chosen)
-    sources = {"documents": str(folder)}
-    asked = request(asked_goal, depth=depth, budget=budget, sources=sources, metadata=metadata)
+    asked = request(
+        asked_goal,
+        depth=depth,
+        budget=budget,
+        sources={**sources, "documents": str(folder)},
+        metadata=metadata,
+    )
     with doors.opened(chosen, verbose=verbose) as core:
         plan = _plan(core, asked, folder, new=new)
         if plan.state not in PLAN_ENDS:
