@@ -70,6 +70,10 @@ def _notes(planned: Any) -> list[str]:
     left_out = planned.get("left_out") or []
     if left_out:
         notes.append(f"Not looked up, for a plan of this depth asks no more questions: {' '.join(left_out)}")
+    adopted = (planned.get("plan") or {}).get("adopted") or []
+    notes += [
+        f"{f['as']} was found by plan {f['plan_id']} at {f['at']}, and is as it was then." for f in adopted
+    ]
     skipped = planned.get("skipped") or []
     if skipped:
         shown = "; ".join(f"{s['locator']}: {s['reason']}" for s in skipped[:5])

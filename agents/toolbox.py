@@ -56,6 +56,8 @@ class ToolCard:
 
     It is found by its `keywords`; `weights` says which of them count for more or less than 1, and `weight` how much the
     tool as a whole does. One that is not `planned` is called by minds of their own accord, and belongs into no plan.
+    `asks` is the input that takes a question as it is (or, where it is `url`, an address); without it only a model can
+    plan a call. `fallbacks` are tools that could stand in.
     """
 
     name: str
@@ -65,6 +67,8 @@ class ToolCard:
     capability: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
     planned: bool = True
+    asks: str = ""
+    fallbacks: tuple[str, ...] = ()
 
 
 class Toolbox(Protocol):
@@ -115,6 +119,8 @@ class Assignment:
     facts: Sequence[Fact]
     prompts: Prompts = PLAIN
     """Who agents speak as, by domain; `agents.personas.persona` chooses."""
+    room: int = 2**31
+    """How many more steps may look for facts, as far as the budget goes."""
 
     @property
     def reach(self) -> DepthProfile:

@@ -412,6 +412,9 @@ class Conductor:
         desk.tx.add_facts(ref.plan_id, outcome.facts)
         if outcome.partial:
             desk.mark_partial()
+        if outcome.plan is not None:
+            named: dict[str, Json] = {"step": ref.number, "sha256": digest(outcome.plan)}
+            desk.audit("plan.planned", {**named, "plan": outcome.plan})
         if outcome.report is not None:
             desk.tx.put_report(ref.plan_id, outcome.report)
             desk.audit("report.written", {"step": ref.number, "sha256": digest(outcome.report)})
@@ -1106,7 +1109,10 @@ class _Desk:
 def is_plain(outcome: Outcome) -> TypeGuard[Completed]:
     """Whether an outcome is a verdict and a result, and nothing else is to be written."""
     return (
-        isinstance(outcome, Completed) and outcome.report is None and not (outcome.facts or outcome.partial)
+        isinstance(outcome, Completed)
+        and outcome.report is None
+        and outcome.plan is None
+        and not (outcome.facts or outcome.partial)
     )
 
 
@@ -1116,7 +1122,7 @@ def _completion(claimed: Claimed, outcome: Completed) -> Completion:
         claimed.claim,
         outcome.verdict,
         outcome.follow_ups,
-        outcome.result,
+        outcome.result if outcome.plan is None else {**outcome.result, "plan": outcome.plan},
         told={**_named(claimed.step), "verdict": outcome.verdict, "facts": len(outcome.facts)},
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.domain.consensus import Ballot
 from orchestrator.domain.plan import (
+    Agent,
     Approval,
     AuditRecord,
     Call,
@@ -49,6 +50,12 @@ def plan(found: Plan) -> dict[str, Any]:
         "deadline": _time(found.deadline),
         "finished_at": _time(found.finished_at),
     }
+
+
+def planned(steps: Sequence[Step]) -> dict[str, Any] | None:
+    """The tasks that a plan's goal was split into, as its audit has them, and their digest; `None` before there are any."""
+    made = [s.result for s in steps if s.agent is Agent.PLANNER and s.result.get("plan")]
+    return {"sha256": made[-1]["plan_sha256"], "plan": plain(made[-1]["plan"])} if made else None
 
 
 def step(found: Step) -> dict[str, Any]:

@@ -71,6 +71,7 @@ RECORDS: Final[Mapping[str, str]] = {
     "plan.forked": "Who forked which plan from which step, and the steps taken over with the digest of what they came to.",
     "plan.replayed": "Who took the plan up again.",
     "plan.submitted": "Who asked, the goal's keyed digest (`audit blind` makes it of a text), and the budget.",
+    "plan.planned": "The tasks that the goal was split into, word for word, and their digest.",
     "report.written": "The digest of the report.",
     "step.dead": "A step was given up on.",
     "step.refused": "Policy said no for good.",

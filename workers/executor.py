@@ -237,6 +237,8 @@ class Executor:
             steps=_Late(steps),
             facts=_Late(facts),
             prompts=self._prompts(),
+            # one is their keeper's
+            room=max(0, plan.budget.research_steps_left(plan.spent) - 1),
         )
 
     def _toolbox(self, claimed: Claimed, *, spent: bool = False) -> _Toolbox:

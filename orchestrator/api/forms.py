@@ -249,6 +249,19 @@ class Plan(BaseModel):
     finished_at: str | None
 
 
+class Planned(BaseModel):
+    """What a goal was split into: the same JSON and digest as in the plan's audit."""
+
+    sha256: str
+    plan: dict[str, Any]
+
+
+class PlanShown(Plan):
+    """A plan, and its tasks once there are any."""
+
+    planned: Planned | None = Field(default=None, description="Left out before the goal was split.")
+
+
 class PlanPage(BaseModel):
     """Plans, the newest first; `next` is the cursor of the page that follows, where there is one."""
 

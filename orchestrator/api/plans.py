@@ -56,11 +56,18 @@ def listed(
     }
 
 
-@router.get("/{plan_id}", response_model=forms.Plan, responses=documented(404))
+@router.get(
+    "/{plan_id}",
+    response_model=forms.PlanShown,
+    response_model_exclude_unset=True,
+    responses=documented(404),
+)
 def show(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
-    """Show a plan: its state, its progress and what it spent."""
+    """Show a plan: its state, its progress, what it spent and, once there are any, its tasks."""
     with office.store(who.tenant).transaction() as tx:
-        return shapes.plan(the_plan(tx, plan_id, who.tenant))
+        found = shapes.plan(the_plan(tx, plan_id, who.tenant))
+        planned = shapes.planned(tx.steps(str(plan_id)))
+    return found if planned is None else {**found, "planned": planned}
 
 
 @router.get("/{plan_id}/steps", response_model=forms.Steps, responses=documented(404))

@@ -20,13 +20,17 @@ from orchestrator.domain.plan import Fact, Json
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The step's mind reached a verdict; `follow_ups` are briefs for what it suggests comes next."""
+    """The step's mind reached a verdict; `follow_ups` are briefs for what it suggests comes next.
+
+    A `plan` goes into the audit, word for word, and into the result.
+    """
 
     verdict: str
     follow_ups: Sequence[Mapping[str, Json]] = ()
     result: Mapping[str, Json] = field(default_factory=dict)
     facts: Sequence[Fact] = ()
     report: Mapping[str, Json] | None = None
+    plan: Mapping[str, Json] | None = None
     partial: bool = False
 
 

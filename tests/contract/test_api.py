@@ -22,7 +22,7 @@ from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain import errors
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.outcome import Completed, Faulted, Held
-from orchestrator.domain.plan import Chain, Evidence, Fact, Stage, request
+from orchestrator.domain.plan import Chain, Evidence, Fact, Stage, digest, request
 from orchestrator.store import Alive, PgStore
 from orchestrator.vault.chain import Sealer
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets
@@ -468,6 +468,23 @@ class TestTheList:
 
 
 class TestAPlan:
+    def test_b48_shows_the_tasks_that_its_goal_was_split_into(self, site):
+        plan = {"plan_id": site.made()}
+        tasks = {"v": 1, "tasks": [{"id": "t1", "question": "Why?"}]}
+        assert "planned" not in site.get(f"/plans/{plan['plan_id']}").json()
+        site.conductor.settle(site.step(plan["plan_id"], Completed("deep")))
+
+        site.step(plan["plan_id"], Completed("planned", plan=tasks, result={"plan_sha256": digest(tasks)}))
+
+        shown = site.get(f"/plans/{plan['plan_id']}").json()
+        assert shown["planned"] == {"sha256": digest(tasks), "plan": tasks}
+        (record,) = [
+            r
+            for r in site.get(f"/plans/{plan['plan_id']}/audit").json()["records"]
+            if r["kind"] == "plan.planned"
+        ]
+        assert record["body"]["plan"] == tasks
+
     def test_shows_its_steps_calls_facts_and_audit(self, site):
         plan_id = site.made()
         site.succeed(plan_id)

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed, Rules
+from orchestrator import shapes
+from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed, Rules, is_plain
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.errors import (
     AlreadyDecided,
@@ -36,6 +37,7 @@ from orchestrator.domain.plan import (
     Semantics,
     StepRef,
     StepState,
+    digest,
     request,
 )
 from orchestrator.domain.retry import Backoff
@@ -255,6 +257,36 @@ class TestAReadyStep:
         house.finish(plan, 1, Completed("casual"))
         house.later(61)
         assert house.begin(plan, 2).step.agent is Agent.SYNTHESISER
+
+
+class TestB48APlanOfTasks:
+    PLAN = {"v": 1, "tasks": [{"id": "t1", "question": "What is a lock?"}]}  # noqa: RUF012 - read only
+
+    def planned(self, house):
+        plan = house.submit()
+        house.finish(plan, 1)
+        outcome = Completed("planned", plan=self.PLAN, result={"plan_sha256": digest(self.PLAN)})
+        house.finish(plan, 2, outcome)
+        return plan
+
+    def test_b48_stands_in_the_sealed_audit_word_for_word_with_its_digest(self, house):
+        plan = self.planned(house)
+
+        (record,) = [r for r in house.store.audit_rows[plan.plan_id] if r.kind == "plan.planned"]
+        body = json.loads(record.body)
+        assert (body["step"], body["plan"], body["sha256"]) == (2, self.PLAN, digest(self.PLAN))
+        found = house.plan(plan)
+        records = house.store.audit_rows[plan.plan_id]
+        assert SEALER.verify(plan.plan_id, records, count=found.audit_count, head=found.audit_head) is None
+
+    def test_b48_is_no_secret_to_whoever_may_see_the_plan(self, house):
+        plan = self.planned(house)
+
+        assert shapes.planned(house.steps(plan)) == {"sha256": digest(self.PLAN), "plan": self.PLAN}
+        assert shapes.planned(house.steps(house.submit())) is None
+
+    def test_b48_is_never_recorded_without_the_audit(self, house):
+        assert not is_plain(Completed("planned", plan=self.PLAN))
 
 
 class TestARunningStep:

@@ -68,6 +68,7 @@ def show(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data 
     if as_json:
         document: dict[str, Any] = {
             "plan": shapes.plan(found),
+            "planned": shapes.planned(steps),
             "steps": [shapes.step(s) for s in steps],
             "calls": [shapes.call(c) for c in calls],
             "ballots": [shapes.ballot(b) for b in ballots],
@@ -96,6 +97,7 @@ def show(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data 
             for s in steps
         ],
     )
+    _print_tasks(shapes.planned(steps))
     if ballots:
         view.heading("Rounds")
         view.put_table(
@@ -133,6 +135,22 @@ def show(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data 
                 for d in letters
             ],
         )
+
+
+def _print_tasks(planned: dict[str, Any] | None) -> None:
+    if planned is None or not planned["plan"]["tasks"]:
+        return
+    view.heading(f"Tasks ({planned['plan']['made_by']}, {planned['plan']['prompt']['name']})")
+    view.put_table(
+        ("task", "phase", "tool", "after", "question"),
+        [
+            (t["id"], t["phase"], t["tool"], " ".join(t["after"]), view.one_line(t["question"], 70))
+            for t in planned["plan"]["tasks"]
+        ],
+    )
+    for earlier in planned["plan"]["related"]:
+        told = f"{earlier['fact']} of plan {view.short(earlier['plan_id'])}, {earlier['locator']}"
+        view.tell(f"Found before: {told}")
 
 
 def _print_plan(plan: Plan, *, facts: int, written: bool) -> None:

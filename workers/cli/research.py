@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from orchestrator import prompts, shapes
+from orchestrator import shapes
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.errors import Invalid, InvalidGoal, InvalidSources
 from orchestrator.domain.lifecycle import PLAN_ENDS
@@ -109,7 +109,11 @@ def research(
     )  # refuses what is wrong before anything is opened
     reports.check_out(out)
     chosen = doors.settings(data)
-    prompts.book(chosen.prompts).current().check(domain)
+    if domain is not None:
+        # takes a while to import, which help and usage errors should not wait for
+        from orchestrator import prompts
+
+        prompts.book(chosen.prompts).current().check(domain)
     sources: dict[str, Json] = {"domain": domain} if domain else {}
     folder = documents_folder(docs, chosen)
     asked = request(

@@ -337,6 +337,8 @@ def _card(tool: ToolSpec) -> ToolCard:
         tool.capability,
         tool.weights,
         tool.planned,
+        tool.asks,
+        tool.fallbacks,
     )
 
 

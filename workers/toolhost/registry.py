@@ -34,7 +34,8 @@ class ToolSpec:
     must still describe itself as (empty: whatever it says).
 
     `keywords`, `weights` (of keywords, where it is not 1) and `weight` (of the tool as a whole) are what it is found by,
-    `description` is what a planner is told about it. One that is not `planned` is called by minds of their own accord.
+    `description` is what a planner is told about it. One that is not `planned` is called by minds of their own accord,
+    and `asks` is the input that takes a question as it is.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ToolSpec:
     weight: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
     planned: bool = True
+    asks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class _Item(_Wall):
     description: _Word = ""
     weight: _Weight = 1.0
     planned: bool = True
+    asks: _Name | None = None
     server: _Name
     fallbacks: list[_Name] = []
     capability: _Capability
@@ -197,6 +200,7 @@ class _Item(_Wall):
             weight=self.weight,
             weights=MappingProxyType({k.word: k.weight for k in self.keywords if isinstance(k, _Weighted)}),
             planned=self.planned,
+            asks=self.asks or "",
         )
 
     @model_validator(mode="after")
