@@ -71,9 +71,9 @@ docs: setup-dev ## Write the reference pages from the code
 lock: setup-dev ## Resolve the newest allowed versions into the two lock files
 	@$(BIN)/pip install --quiet uv
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-		pyproject.toml --output-file requirements.lock
+		pyproject.toml --extra pdf --output-file requirements.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-		pyproject.toml --group dev --output-file requirements-dev.lock
+		pyproject.toml --extra pdf --group dev --output-file requirements-dev.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 		--group audit --output-file requirements-audit.lock
 

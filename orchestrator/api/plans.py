@@ -8,19 +8,21 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import JSONResponse, Response
 
-from orchestrator import shapes
+from orchestrator import export, shapes
 from orchestrator.api import accept, forms, pages
 from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Here, the_plan
-from orchestrator.api.problems import documented
+from orchestrator.api.problems import Refused, documented
 from orchestrator.api.submission import Key, submit_plan
-from orchestrator.domain import report
-from orchestrator.domain.errors import NotFound
+from orchestrator.domain.errors import Misconfigured, NotFound
 from orchestrator.domain.plan import PlanState
 
 router: Final = APIRouter(prefix="/plans", tags=["plans"])
 
-MARKDOWN: Final = "text/markdown"
+_FORMS: Final = {
+    form.media_type: form
+    for form in (export.Form.JSON, export.Form.MARKDOWN, export.Form.HTML, export.Form.PDF)
+}
 
 
 @router.post("", status_code=202, response_model=forms.Plan, responses=documented())
@@ -124,12 +126,14 @@ def audit(office: Here, who: Annotated[Principal, Depends(reads("audit.read"))],
     "/{plan_id}/report",
     response_class=Response,
     responses={
-        **documented(404),
+        **documented(404, 406),
         200: {
-            "description": "The report; Markdown, where `Accept` likes it better than JSON.",
+            "description": "The report, in the form that `Accept` likes best; JSON where it does not say.",
             "content": {
                 "application/json": {"schema": {"type": "object"}},
-                MARKDOWN: {"schema": {"type": "string"}},
+                "text/markdown": {"schema": {"type": "string"}},
+                "text/html": {"schema": {"type": "string"}},
+                "application/pdf": {"schema": {"type": "string", "format": "binary"}},
             },
         },
     },
@@ -146,9 +150,22 @@ def written(
         found = tx.report(plan.plan_id)
     if found is None:
         raise NotFound("report", f"of plan {plan_id} yet; it is {plan.state}")
-    if accept.chosen(accepted, ("application/json", MARKDOWN)) == MARKDOWN:
-        return Response(report.markdown(found), media_type=f"{MARKDOWN}; charset=utf-8")
-    return JSONResponse(shapes.report(found))
+    return _in_form(found, _FORMS[accept.chosen(accepted, tuple(_FORMS))])
+
+
+def _in_form(found: Any, form: export.Form) -> Response:
+    if form is export.Form.JSON:
+        return JSONResponse(shapes.report(found))
+    try:
+        content = export.written(found, form)
+    except Misconfigured as error:
+        raise Refused(406, "not_acceptable", str(error)) from error
+    if form is export.Form.PDF:
+        return Response(content, media_type=form.media_type)
+    # the page has one style sheet, which the policy of every other answer would not let a browser apply
+    headers = {"Content-Security-Policy": f"{export.html.policy()}; frame-ancestors 'none'"}
+    text = f"{form.media_type}; charset=utf-8"
+    return Response(content, media_type=text, headers=headers if form is export.Form.HTML else None)
 
 
 @router.post("/{plan_id}/cancel", response_model=forms.Plan, responses=documented(404, 409))

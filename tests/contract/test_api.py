@@ -1,6 +1,7 @@
 """The HTTP contract, over the real application on a real Postgres: what each route answers, and how each refuses."""
 
 import json
+import sys
 import threading
 import time
 from base64 import urlsafe_b64encode
@@ -669,6 +670,30 @@ class TestAReport:
         assert as_json.json() == REPORT
         assert as_markdown.headers["content-type"] == "text/markdown; charset=utf-8"
         assert as_markdown.text.startswith(f"# {GOAL}\n")
+
+    def test_is_a_page_that_a_browser_may_only_look_at_or_a_pdf(self, site):
+        plan_id = site.made()
+        site.succeed(plan_id)
+        path = f"/plans/{plan_id}/report"
+
+        page = site.get(path, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        pdf = site.get(path, headers={"Accept": "application/pdf"})
+
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert page.text.startswith("<!doctype html>")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+        assert pdf.headers["content-type"] == "application/pdf"
+        assert pdf.content.startswith(b"%PDF-")
+
+    def test_as_pdf_is_refused_where_the_library_is_missing(self, site, monkeypatch):
+        plan_id = site.made()
+        site.succeed(plan_id)
+        monkeypatch.setitem(sys.modules, "fpdf", None)
+
+        refused = site.get(f"/plans/{plan_id}/report", headers={"Accept": "application/pdf"})
+
+        assert refusal(refused) == (406, "not_acceptable")
+        assert "orchestrator[pdf]" in refused.json()["detail"]
 
 
 def messages(text):

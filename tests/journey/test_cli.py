@@ -493,6 +493,25 @@ class TestAReport:
         assert told in out
         assert verb("report", "verify", plan_id)[0] == 0
 
+    @pytest.mark.parametrize("name", ["report.md", "report.json", "report.html", "report.pdf"])
+    def test_is_written_in_every_form_and_proven_in_each(self, verb, plan_id, tmp_path, name):
+        file, other = tmp_path / name, tmp_path / f"other-{name}"
+
+        code, out, _ = verb("report", "show", plan_id, "--out", str(file))
+        other.write_bytes(file.read_bytes().replace(b"1", b"7"))
+
+        assert (code, out) == (0, "")
+        assert verb("report", "verify", plan_id, "--file", str(file))[0] == 0
+        assert verb("report", "verify", plan_id, "--file", str(other))[0] == 1
+
+    def test_is_printed_in_the_form_that_is_asked_for(self, verb, plan_id, first, tmp_path):
+        file = tmp_path / "report.pdf"
+
+        assert verb("report", "show", plan_id, "--format", "md")[1] == first[1]
+        assert verb("report", "show", plan_id, "--format", "html")[1].startswith("<!doctype html>")
+        assert verb("report", "show", plan_id, "--format", "html", "--out", str(file))[0] == 0
+        assert file.read_text().startswith("<!doctype html>")
+
     @pytest.mark.parametrize("text", ["", "# Another report\n", "{}", '{"v": 1}'])
     def test_is_not_the_file_that_says_something_else(self, verb, plan_id, tmp_path, text):
         file = tmp_path / "report.md"

@@ -148,6 +148,18 @@ def test_options_that_cannot_be_meant_are_refused_before_anything_is_made(run, t
     assert not (tmp_path / "data").exists()
 
 
+def test_a_report_as_pdf_is_refused_before_the_work_where_its_library_is_missing(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fpdf", None)
+    data = tmp_path / "data"
+
+    for verb in (["research", "What is it?"], ["report", "show", "abcd"]):
+        code, out, err = run(*verb, "--out", str(tmp_path / "report.pdf"), "--data", str(data))
+
+        assert (code, out) == (exits.USAGE, "")
+        assert "pip install 'orchestrator[pdf]'" in err
+        assert not data.exists()
+
+
 def test_a_goal_on_standard_input_that_is_not_text_is_refused(tmp_path):
     result = typer.testing.CliRunner().invoke(
         cli.app, ["research", "-", "--data", str(tmp_path / "data")], input=b"\xff\xfe\x00"

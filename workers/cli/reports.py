@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import shapes
+from orchestrator import export, shapes
 from orchestrator.domain import report as domain
 from orchestrator.domain.errors import Invalid, NotFound
 from orchestrator.domain.plan import AuditRecord, Plan, digest
@@ -30,25 +31,59 @@ app = typer.Typer(no_args_is_help=True, help="Show reports, and prove what they 
 class Format(StrEnum):
     """How a report is printed."""
 
+    MD = "md"
     MARKDOWN = "markdown"
     JSON = "json"
+    HTML = "html"
+    PDF = "pdf"
+
+    @property
+    def form(self) -> export.Form:
+        """The form of this name; Markdown has two."""
+        return export.Form.MARKDOWN if self is Format.MARKDOWN else export.Form(self.value)
 
 
 @app.command()
 def show(
     plan: flags.PlanId,
     *,
-    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.MARKDOWN,
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="How to print it; by default as the name of --out ends, else Markdown.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write it to a file instead.", show_default=False),
+    ] = None,
     as_json: flags.AsJson = False,
     data: flags.Data = None,
 ) -> None:
-    """Print a plan's report."""
+    """Print a plan's report, or write it to a file: as Markdown, JSON, one page of HTML, or PDF."""
+    wanted = export.Form.JSON if as_json else _form(form, out)
+    check_out(out, wanted)
+    if out is None and wanted is export.Form.PDF and view.is_terminal(sys.stdout):
+        raise Invalid("A PDF would upset your terminal. Give --out FILE.")
     with doors.opened(doors.settings(data)) as core:
         _, report = _report(core, plan)
-    if as_json or form is Format.JSON:
+    if out is not None:
+        write(out, report, wanted)
+        view.tell(f"The report is in {out}.")
+    elif wanted is export.Form.MARKDOWN:
+        view.put_markdown(markdown(report))
+    elif wanted is export.Form.JSON:
         view.put_json(shapes.report(report))
     else:
-        view.put_markdown(markdown(report))
+        view.put_bytes(_bytes(report, wanted))
+
+
+def _form(given: Format | None, out: Path | None) -> export.Form:
+    if given is not None:
+        return given.form
+    return export.of_file(out) if out is not None else export.Form.MARKDOWN
 
 
 @app.command()
@@ -60,7 +95,7 @@ def verify(
         typer.Option(
             "--file",
             metavar="FILE",
-            help="Also check that this file, Markdown or JSON, is the report.",
+            help="Also check that this file, in any form that `report show` writes, is the report.",
             show_default=False,
         ),
     ] = None,
@@ -170,43 +205,54 @@ def _print(checked: Checked) -> None:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Return a report as Markdown; raises `Invalid` for one that somebody made something else of."""
+    return _bytes(report, export.Form.MARKDOWN).decode()
+
+
+def _bytes(report: Mapping[str, Any], form: export.Form) -> bytes:
     try:
-        return domain.markdown(report)
+        return export.written(report, form)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Invalid(
             "The stored report is not of the form this program writes; `orchestrator report verify` says more."
         ) from error
 
 
-def _text(report: Mapping[str, Any], *, as_json: bool) -> str:
-    if as_json:
-        return json.dumps(shapes.report(report), ensure_ascii=False, indent=2) + "\n"
-    return markdown(report)
-
-
-def _is_rendering(given: str, report: Mapping[str, Any]) -> bool:
-    """Whether a file's text is the report: its Markdown, its JSON, or a document that `research --json` printed."""
+def _is_rendering(given: bytes, report: Mapping[str, Any]) -> bool:
+    """Whether a file is the report: any form of it, or a document that `research --json` printed."""
+    if given.startswith(b"%PDF-"):
+        return given == _bytes(report, export.Form.PDF)
     try:
-        value = json.loads(given)
+        text = given.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid("The file is neither PDF nor text in UTF-8, so it is no report.") from error
+    if text.startswith("<!doctype html>"):
+        return _lines(text) == _lines(_bytes(report, export.Form.HTML).decode())
+    try:
+        value = json.loads(text)
     except ValueError:
-        # the last line end is easily lost, or made two, on the way through an editor or a pipe
-        return given.replace("\r\n", "\n").rstrip("\n") == markdown(report).rstrip("\n")
+        return _lines(text) == _lines(markdown(report))
     if isinstance(value, dict) and set(value) == {"plan", "report"}:
         value = value["report"]
     return bool(value == shapes.report(report))
 
 
-def _read(file: Path) -> str:
+def _lines(text: str) -> str:
+    """A text without what is easily lost, or made two, on the way through an editor or a pipe: its last line end."""
+    return text.replace("\r\n", "\n").rstrip("\n")
+
+
+def _read(file: Path) -> bytes:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_bytes()
     except OSError as error:
         raise Invalid(f"{file} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{file} is not text in UTF-8, so it is no report.") from error
 
 
-def check_out(out: Path | None) -> None:
-    """Raise `Invalid` if a report could not be written there; known before the work and not after it."""
+def check_out(out: Path | None, form: export.Form | None = None) -> None:
+    """Raise if a report could not be written there, in that form; known before the work and not after it."""
+    wanted = form or (export.of_file(out) if out is not None else None)
+    if wanted is not None:
+        export.require(wanted)
     if out is None:
         return
     if out.is_dir():
@@ -215,25 +261,25 @@ def check_out(out: Path | None) -> None:
         raise Invalid(f"--out {out}: there is no folder {out.parent}; make it first.")
 
 
-def write(out: Path, report: Mapping[str, Any]) -> None:
-    """Write a report to a file, at once: nobody reads half of it."""
-    text = _text(report, as_json=out.suffix.lower() == ".json")
+def write(out: Path, report: Mapping[str, Any], form: export.Form | None = None) -> None:
+    """Write a report to a file, at once: nobody reads half of it. Without a form, the name's end decides."""
+    content = _bytes(report, form or export.of_file(out))
     try:
         if out.exists() and not out.is_file():
-            out.write_text(text, encoding="utf-8")  # a device or a pipe is written to, not replaced
+            out.write_bytes(content)  # a device or a pipe is written to, not replaced
             return
-        _replace(out.resolve(), text)
+        _replace(out.resolve(), content)
     except OSError as error:
         raise Invalid(f"The report cannot be written to {out} ({error.strerror}).") from error
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)

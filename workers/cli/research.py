@@ -64,7 +64,7 @@ def research(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Write the report to a file instead: Markdown, or JSON if its name ends in .json.",
+            help="Write the report to a file instead: Markdown, or what its name ends in: .json, .html, .pdf.",
             show_default=False,
         ),
     ] = None,

@@ -95,6 +95,15 @@ def put(text: str) -> None:
         raise Ended(PIPE_CLOSED) from None
 
 
+def put_bytes(content: bytes) -> None:
+    """Print a result that is no text, as it is."""
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise Ended(PIPE_CLOSED) from None
+
+
 def put_json(document: object, *, lines: bool = False) -> None:
     """Print one JSON document; on one line, where documents follow each other."""
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()

@@ -1,0 +1,180 @@
+"""A report as PDF: its text can be searched and copied, its font lies inside, and the same report gives the same bytes.
+
+The font that comes with the program has Latin, Greek, Cyrillic, Armenian and Georgian letters, signs and arrows. What
+it has no shape for (Chinese, Japanese, Korean, emoji) and what runs from right to left (Arabic, Hebrew), which needs a
+program to shape it, is printed as U+FFFD; the last page then says which characters that were, and HTML has them all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.util
+import unicodedata
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.domain.errors import Misconfigured
+from orchestrator.domain.layout import Block, Line, Page, Source, lay_out
+
+if TYPE_CHECKING:
+    from fpdf import FPDF
+
+FONT: Final = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
+MISSING: Final = "\ufffd"
+EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+"""When every PDF says it was made: a report has no other time than its plan's, and bytes must not differ."""
+
+_FAMILY: Final = "DejaVu"
+_INK: Final = (28, 28, 30)
+_SOFT: Final = (91, 91, 96)
+_BLUE: Final = (6, 69, 173)
+_NAMED: Final = 24
+"""Characters that cannot be printed, up to which the note names each."""
+
+_UNSHAPED: Final = frozenset({"R", "AL"})
+
+
+def available() -> bool:
+    """Whether this installation can write PDF."""
+    try:
+        return importlib.util.find_spec("fpdf") is not None
+    except ValueError:  # somebody has put nothing in its place
+        return False
+
+
+def require() -> None:
+    """Raise `Misconfigured` if this installation cannot write PDF."""
+    if not available():
+        raise Misconfigured(
+            "Reports as PDF need the extra `pdf`, which is not installed. Install it with "
+            "`pip install 'orchestrator[pdf]'`, or ask for html, which prints as well."
+        )
+
+
+def written(report: Mapping[str, Any]) -> bytes:
+    """Return the file. Raises `Misconfigured` where the extra is not installed."""
+    require()
+    return _Writer(lay_out(report)).bytes()
+
+
+class _Writer:
+    """Sets one report, top to bottom; what the font cannot print is collected on the way."""
+
+    def __init__(self, page: Page) -> None:
+        # half a second and thirty megabytes, for those only who want this form
+        from fpdf import FPDF
+        from fpdf.enums import WrapMode
+
+        class Paper(FPDF):
+            def footer(self) -> None:
+                self.set_y(-14)
+                self.set_font(_FAMILY, size=6.5)
+                self.set_text_color(*_SOFT)
+                said = f"SHA-256 of the report: {page.sha256} · orchestrator report verify PLAN --file FILE"
+                self.cell(w=self.epw - 12, text=said)
+                self.cell(w=12, text=str(self.page_no()), align="R")
+
+        self._page = page
+        self._wrap = WrapMode.WORD
+        self._unprintable: dict[str, int] = {}
+        self._pdf: FPDF = Paper(format="A4")
+        self._pdf.set_margins(20, 18)
+        self._pdf.set_auto_page_break(auto=True, margin=20)
+        self._pdf.add_font(_FAMILY, fname=FONT)
+        self._shapes = frozenset(self._pdf.fonts[_FAMILY.lower()].cmap)  # type: ignore[union-attr]
+        self._links: dict[int, int] = {}
+
+    def bytes(self) -> bytes:
+        """Set everything, and return the file."""
+        pdf, page = self._pdf, self._page
+        pdf.set_title(self._plain(page.title))
+        pdf.set_lang("en")
+        pdf.set_creator("orchestrator")
+        pdf.set_creation_date(EPOCH)
+        pdf.add_page()
+        self._links = {source.number: pdf.add_link() for source in page.sources}
+        self._say(page.title, size=17, after=4)
+        for banner in page.banners:
+            self._say(f"{banner.label}: {banner.text}", size=10.5, after=3)
+        if page.empty:
+            self._say(page.empty, after=3)
+        for block in page.blocks:
+            self._block(block)
+        if page.sources:
+            self._heading("Sources", level=2)
+            for source in page.sources:
+                self._source(source)
+        self._heading("About this report", level=2)
+        for said in page.about:
+            self._say(f"• {said}", after=1)
+        for said in self._confession():
+            self._say(f"• {said}", after=1)
+        return bytes(pdf.output())
+
+    def _block(self, block: Block) -> None:
+        self._heading(block.title, level=block.level)
+        if block.remark:
+            self._say(block.remark, size=9, ink=_SOFT, after=1.5)
+        for line in block.lines:
+            self._line(line)
+
+    def _heading(self, title: str, *, level: int) -> None:
+        self._pdf.ln(3)
+        if self._pdf.will_page_break(24):  # a heading does not stand alone at the foot of a page
+            self._pdf.add_page()
+        self._pdf.start_section(self._plain(title), level=level - 2)
+        self._say(title, size=13 if level == 2 else 11, after=1.5)
+
+    def _line(self, line: Line) -> None:
+        self._write("• ")
+        if line.context:
+            self._write(f"{line.context}: ", ink=_SOFT)
+        self._write(line.text)
+        for number in line.citations:
+            self._write(" ")
+            self._write(f"[{number}]", ink=_BLUE, link=self._links.get(number, ""))
+        if line.remarks:
+            self._write(f" ({'; '.join(line.remarks)})", ink=_SOFT)
+        self._pdf.ln(7)
+
+    def _source(self, source: Source) -> None:
+        self._pdf.set_link(self._links[source.number], y=self._pdf.y, page=self._pdf.page_no())
+        heading = f" — {source.heading}" if source.heading else ""
+        self._say(f"{source.number}. {source.locator}{heading}, {source.place}", size=9)
+        self._say(source.quote, size=9, ink=_SOFT)
+        remarks = "".join(f"; {remark}" for remark in source.remarks)
+        self._say(f"SHA-256 {source.sha256}{remarks}", size=7.5, ink=_SOFT, after=2.5)
+
+    def _say(
+        self, text: str, *, size: float = 10.5, ink: tuple[int, int, int] = _INK, after: float = 0
+    ) -> None:
+        self._write(text, size=size, ink=ink)
+        self._pdf.ln(size * 0.5 + after)
+
+    def _write(
+        self, text: str, *, size: float = 10.5, ink: tuple[int, int, int] = _INK, link: int | str = ""
+    ) -> None:
+        self._pdf.set_font(_FAMILY, size=size)
+        self._pdf.set_text_color(*ink)
+        self._pdf.write(h=size * 0.5, text=self._plain(text), link=link, wrapmode=self._wrap)
+
+    def _plain(self, text: str) -> str:
+        return "".join(self._printable(char) for char in text)
+
+    def _printable(self, char: str) -> str:
+        if ord(char) in self._shapes and unicodedata.bidirectional(char) not in _UNSHAPED:
+            return char
+        self._unprintable[char] = self._unprintable.get(char, 0) + 1
+        return MISSING
+
+    def _confession(self) -> Iterator[str]:
+        """Say what could not be printed; the characters are named by their numbers, in order."""
+        if not self._unprintable:
+            return
+        numbers = [f"U+{ord(char):04X}" for char in sorted(self._unprintable)]
+        more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+        yield (
+            f"Characters that the font of this file cannot print stand here as {MISSING}: "
+            f"{', '.join(numbers[:_NAMED])}{more}. The same report as HTML, Markdown or JSON has them all."
+        )
