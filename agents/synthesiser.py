@@ -6,7 +6,7 @@ why, and what its confidence is made of. A sentence without verified evidence is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agents.toolbox import Assignment, Toolbox
@@ -15,11 +15,14 @@ from orchestrator.domain.plan import Agent, Phase, Step, StepState
 from orchestrator.domain.report import build
 
 EXTRACTIVE = "Extractive: no language model; every sentence is quoted word for word from its source."
-ASSISTED = "Assisted: the model {model} proposed questions and chose among facts; every sentence is quoted word for word."
+ASSISTED = "Assisted: the model {model} proposed questions, chose among facts and drafted; every sentence is quoted word for word."
+AT_ONCE = "Answered by a tool, without research; every sentence is what the tool said, word for word."
 DECLINED = "Nothing was looked up."
 
 _LEFT_OUT: Final = "it was not looked up: a plan of this depth asks no more questions"
 _UNUSED: Final = "what was found about it is not in the answer"
+_AT_ONCE: Final[Mapping[str, str]] = {"casual": "casual", "utility": "answered", "unsafe": "declined"}
+"""What a report comes to where the router's verdict ended the matter."""
 
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
@@ -27,39 +30,60 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     planned = assignment.latest(Agent.PLANNER)
     kept = assignment.latest(Agent.KEEPER)
     verdict = _verdict(assignment)
-    method = ASSISTED.format(model=toolbox.model) if toolbox.model else EXTRACTIVE
     report = build(
         goal=assignment.goal,
         verdict=verdict,
-        method=DECLINED if verdict == "declined" else method,
+        method=_method(assignment, toolbox, verdict),
         partial=assignment.partial,
-        sections=assignment.latest(Agent.GENERATOR).get("sections", []),
+        sections=_drafted(assignment),
         facts=assignment.by_name(),
         evidence_of=toolbox.evidence,
         asked=_asked(assignment, planned),
         reasons=_reasons(assignment, planned),
-        notes=[*_refusal(assignment, verdict), *_notes(planned)],
+        notes=[*_refusal(assignment), *_notes(planned)],
         contradictions=kept.get("contradictions", []),
         against=_against(assignment),
     )
     return Completed("written", report=report, result={"verdict": report["verdict"]})
 
 
+def _routed(assignment: Assignment) -> str:
+    """What ended the matter at the router, if that was all there is: small talk, an errand, a refusal."""
+    if assignment.latest(Agent.PLANNER) or assignment.latest(Agent.JUDGE):
+        return ""
+    verdicts = [s.verdict for s in assignment.steps if s.agent is Agent.ROUTER]
+    return str(verdicts[-1]) if verdicts and verdicts[-1] in _AT_ONCE else "casual"
+
+
 def _verdict(assignment: Assignment) -> str:
     """What the report comes to, as far as it does not hang on what is printed."""
-    routed = [s.verdict for s in assignment.steps if s.agent is Agent.ROUTER]
-    if routed and routed[-1] in {"unsafe", "declined"}:
-        return "declined"
+    routed = _routed(assignment)
+    if routed:
+        return _AT_ONCE[routed]
     judged = [s.verdict for s in assignment.steps if s.agent is Agent.JUDGE]
-    if not judged and not assignment.latest(Agent.PLANNER):
-        return "casual"
     return "answered" if judged and judged[-1] == "accept" else "needs_review"
 
 
-def _refusal(assignment: Assignment, verdict: str) -> list[str]:
-    said = assignment.latest(Agent.ROUTER)
-    why = said.get("why") or said.get("reason")
-    return [str(why)] if verdict == "declined" and why else []
+def _method(assignment: Assignment, toolbox: Toolbox, verdict: str) -> str:
+    if verdict == "declined":
+        return DECLINED
+    if _routed(assignment) == "utility":
+        return AT_ONCE
+    return ASSISTED.format(model=toolbox.model) if toolbox.model else EXTRACTIVE
+
+
+def _drafted(assignment: Assignment) -> Sequence[Any]:
+    """The sections of the last draft; of an errand, what its tool answered."""
+    if _routed(assignment) != "utility":
+        sections: Sequence[Any] = assignment.latest(Agent.GENERATOR).get("sections", [])
+        return sections
+    said = [{"text": fact.quote, "facts": [fact.name]} for fact in assignment.facts]
+    return [{"title": "Answer", "sentences": said}]
+
+
+def _refusal(assignment: Assignment) -> list[str]:
+    why = assignment.latest(Agent.ROUTER).get("declined")
+    return [str(why)] if why and _routed(assignment) == "unsafe" else []
 
 
 def _looked_up(assignment: Assignment) -> Iterator[Step]:
@@ -76,6 +100,8 @@ def _against(assignment: Assignment) -> list[str]:
 
 
 def _asked(assignment: Assignment, planned: Any) -> list[str]:
+    if _routed(assignment):
+        return [fact.question for fact in assignment.facts]
     return [*(str(s.brief["question"]) for s in _looked_up(assignment)), *(planned.get("left_out") or [])]
 
 
@@ -92,6 +118,10 @@ def _reasons(assignment: Assignment, planned: Any) -> dict[str, str]:
 
 
 def _why_nothing(steps: list[Step]) -> str:
+    results: list[Mapping[str, Any]] = [s.result for s in steps if s.verdict == "failed"]
+    tried = [one for result in results for one in result.get("tried", ())]
+    if tried:
+        return "it could not be looked up: " + ", ".join(f"{one['tool']}: {one['reason']}" for one in tried)
     ended = [s for s in steps if s.state is StepState.SUCCEEDED]
     if ended:
         times = "once" if len(ended) == 1 else f"{len(ended)} times, in other words each time"

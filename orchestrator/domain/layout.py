@@ -20,7 +20,7 @@ SHORT: Final = 60
 
 NOT_FOUND: Final = "Not found in the sources."
 GREETING: Final = "Hello. Ask a question, and the answer will be looked for in the documents."
-DECLINED: Final = "Declined: this was not researched."
+DECLINED: Final = "This was declined, and not researched."
 
 _VERSIONS: Final = (1, 2)
 
@@ -109,7 +109,9 @@ def _banners(report: Mapping[str, Any]) -> Iterator[Banner]:
 
 
 def _empty(report: Mapping[str, Any]) -> str:
-    return {"casual": GREETING, "declined": DECLINED}.get(str(report["verdict"]), NOT_FOUND)
+    if report["verdict"] == "declined":
+        return " ".join(shown(note) for note in report["notes"]) or DECLINED
+    return GREETING if report["verdict"] == "casual" else NOT_FOUND
 
 
 def _superseded(report: Mapping[str, Any]) -> Mapping[int, str]:
@@ -210,7 +212,7 @@ def _gap(gap: Any) -> Line:
 def _source(citation: Mapping[str, Any], superseded: Mapping[int, str]) -> Source:
     remarks = []
     if citation.get("computed"):
-        remarks.append(f"computed; script and inputs: {shown(citation['script']) or 'not named'}")
+        remarks.append(f"computed; digest of script and inputs: {shown(citation['script']) or 'none'}")
     if citation["number"] in superseded:
         remarks.append(f"superseded: {superseded[citation['number']]}")
     strange = list(dict.fromkeys(claims.mixed(citation["quote"])))
@@ -229,7 +231,8 @@ def _source(citation: Mapping[str, Any], superseded: Mapping[int, str]) -> Sourc
 
 def _about(report: Mapping[str, Any]) -> Iterator[str]:
     yield shown(report["method"])
-    yield from (shown(note) for note in report["notes"])
+    if report["verdict"] != "declined":  # there they stand above, as the answer
+        yield from (shown(note) for note in report["notes"])
     if not report["sections"]:
         return
     share = f"Confidence (share of what was asked that the sources answer): {report['confidence']:.2f}"

@@ -265,15 +265,15 @@ def _sections(
 ) -> Iterator[dict[str, Any]]:
     """Yield the sections to print, those that speak against the answer last."""
     sides: dict[str, list[dict[str, Any]]] = {"for": [], "against": []}
+    seen = {plain(str(s["text"])) for section in drafted for s in section["sentences"] if desk.supports(s)}
     for section in drafted:
         sentences: dict[str, list[Json]] = {"for": [], "against": []}
-        seen = {plain(str(s["text"])) for s in section["sentences"] if desk.supports(s)}
         for sentence in section["sentences"]:
             text = str(sentence["text"])
             for bearing in desk.quoted(text, desk.sound(sentence["facts"])):
                 quote = plain(bearing[0].quote)
                 if quote in seen and not supports(text, [quote]):
-                    continue  # it stands here in its own right
+                    continue  # it stands in the report already
                 seen.add(quote)
                 side = "against" if all(fact.name in against for fact in bearing) else "for"
                 sentences[side].append({"text": quote, "citations": desk.cite(bearing)})

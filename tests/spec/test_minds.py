@@ -572,6 +572,89 @@ class TestTheSynthesiser:
         assert (report["verdict"], report["sections"]) == ("not_found", [])
         assert "OWNED" not in markdown(report)
 
+    def test_b26_says_what_speaks_against_it_where_sources_differ_and_what_was_computed(self):
+        against = fact("Nobody else may take it.", step=5, question="Who may not?")
+        steps = [
+            done(Agent.ROUTER, verdict="deep"),
+            done(Agent.PLANNER, result={**INDEXED, "questions": []}),
+            done(Agent.RESEARCHER, number=3, brief={"question": "What is a lock?"}),
+            done(Agent.RESEARCHER, number=5, brief={"question": "Who may not?", "side": "against"}),
+            done(
+                Agent.KEEPER,
+                result={
+                    "contradictions": [
+                        {"question": "What is a lock?", "facts": ["F3.1", "F5.1"], "values": ["one", "it"]}
+                    ]
+                },
+            ),
+            done(
+                Agent.GENERATOR,
+                result={
+                    "sections": [
+                        {
+                            "title": "A",
+                            "sentences": [{"text": f.quote, "facts": [f.name]} for f in (ONE, against)],
+                        }
+                    ]
+                },
+            ),
+            done(Agent.JUDGE, verdict="accept"),
+        ]
+        report = synthesiser.think(assignment(steps=steps, facts=[ONE, against]), Notebook()).report
+
+        assert [s["side"] for s in report["sections"]] == ["for", "against"]
+        assert [side["value"] for side in report["contradictions"][0]["sides"]] == ["one", "it"]
+        assert (report["verdict"], report["confidence"], report["gaps"]) == ("answered", 1.0, [])
+        assert check(report, Notebook().evidence) == []
+
+    def test_declines_what_the_router_declined(self):
+        steps = [done(Agent.ROUTER, verdict="unsafe", result={"declined": "This asks for harm."})]
+        report = synthesiser.think(assignment(steps=steps), Notebook(model="gpt")).report
+
+        assert (report["verdict"], report["method"]) == ("declined", synthesiser.DECLINED)
+        assert "This asks for harm." in markdown(report)
+        assert check(report, Notebook().evidence) == []
+
+    def test_writes_down_what_a_tool_answered_at_once(self):
+        steps = [done(Agent.ROUTER, number=3, verdict="utility")]
+        report = synthesiser.think(assignment(steps=steps, facts=[ONE]), Notebook()).report
+
+        assert (report["verdict"], report["confidence"]) == ("answered", 1.0)
+        assert report["method"] == synthesiser.AT_ONCE
+        assert check(report, Notebook().evidence) == []
+
+    @pytest.mark.parametrize(
+        ("steps", "facts", "why"),
+        [
+            ([{}], [], "it was looked up once, and nothing that was found answers it"),
+            ([{}, {}], [], "it was looked up 2 times, in other words each time"),
+            (
+                [{"verdict": "failed", "result": {"tried": [{"tool": "t", "reason": "timed_out"}]}}],
+                [],
+                "t: timed_out",
+            ),
+            ([{"state": StepState.SKIPPED, "reason": "needs t1"}], [], "the step is skipped (needs t1)"),
+            ([{}], [ONE], "is not in the answer"),
+        ],
+    )
+    def test_says_why_a_question_has_no_answer(self, steps, facts, why):
+        brief = {"question": "What is a lock?"}
+        looked = [
+            Step(
+                "p",
+                n,
+                Agent.RESEARCHER,
+                **{"state": StepState.SUCCEEDED, "verdict": "nothing", "brief": brief, **s},
+            )
+            for n, s in enumerate(steps, start=3)
+        ]
+        judged = [done(Agent.PLANNER, result=INDEXED), *looked, done(Agent.JUDGE, verdict="accept")]
+        report = synthesiser.think(assignment(steps=judged, facts=facts), Notebook()).report
+
+        ((gap),) = report["gaps"]
+        assert gap["question"] == "What is a lock?"
+        assert why in gap["reason"]
+
     def test_greets_who_greets(self):
         report = synthesiser.think(assignment("Hello"), Notebook()).report
 

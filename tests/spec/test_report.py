@@ -225,6 +225,18 @@ class TestASentence:
 
         assert [s["text"] for s in report["sections"][0]["sentences"]] == [MUTEX.quote]
 
+    def test_that_another_section_has_is_not_repeated_in_its_own_words(self):
+        drafted = [
+            {"title": "One", "sentences": [says("A mutex is one lock.", MUTEX), says(HELD.quote, HELD)]},
+            {"title": "Two", "sentences": [says("A mutex is a lock, too.", MUTEX)]},
+        ]
+        report = made(drafted)
+
+        assert [[s["text"] for s in section["sentences"]] for section in report["sections"]] == [
+            [MUTEX.quote, plain(HELD.quote)]
+        ]
+        assert report["basis"]["repaired"] == 2
+
     def test_never_gives_way_to_a_quote_that_does_not_verify(self):
         report = made(
             [{"title": "Answer", "sentences": [says("A mutex is one lock.", MUTEX)]}], evidence_of={}.get
@@ -439,7 +451,7 @@ class TestComputedEvidence:
         text = markdown(report)
 
         assert "- mean of 3 values = 4.5 [1] (computed)\n" in text
-        assert f"computed; script and inputs: {'c' * 64}" in text
+        assert f"computed; digest of script and inputs: {'c' * 64}" in text
         assert (report["citations"][0]["computed"], report["citations"][0]["script"]) == (True, "c" * 64)
         assert faults_of_all(report) == []
 
@@ -489,10 +501,13 @@ class TestAGap:
 
 
 class TestARefusal:
-    def test_says_that_nothing_was_looked_up(self):
-        report = made([], verdict="declined", asked=[], method="Nothing was looked up.")
+    def test_says_why_in_place_of_an_answer(self):
+        report = made([], verdict="declined", asked=[], notes=["This asks for harm."])
+        silent = made([], verdict="declined", asked=[], notes=[])
 
-        assert "Declined: this was not researched." in markdown(report)
+        assert markdown(report).splitlines()[2] == "This asks for harm."
+        assert markdown(report).count("This asks for harm.") == 1
+        assert markdown(silent).splitlines()[2] == "This was declined, and not researched."
         assert (report["verdict"], faults(report)) == ("declined", [])
 
 
