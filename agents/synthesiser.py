@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from agents.toolbox import Assignment, Toolbox
+from agents.toolbox import AGAINST, Assignment, Toolbox
+from orchestrator.domain import ooda
+from orchestrator.domain.consensus import stands
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent, Phase, Step, StepState
 from orchestrator.domain.report import build
@@ -49,7 +51,8 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
 
 def _routed(assignment: Assignment) -> str:
     """What ended the matter at the router, if that was all there is: small talk, an errand, a refusal."""
-    if assignment.latest(Agent.PLANNER) or assignment.latest(Agent.JUDGE):
+    ended = {s.agent for s in assignment.steps if s.state is StepState.SUCCEEDED}
+    if ended & {Agent.PLANNER, Agent.JUDGE, Agent.RESEARCHER, Agent.CODER}:
         return ""
     verdicts = [s.verdict for s in assignment.steps if s.agent is Agent.ROUTER]
     return str(verdicts[-1]) if verdicts and verdicts[-1] in _AT_ONCE else "casual"
@@ -60,8 +63,8 @@ def _verdict(assignment: Assignment) -> str:
     routed = _routed(assignment)
     if routed:
         return _AT_ONCE[routed]
-    judged = [s.verdict for s in assignment.steps if s.agent is Agent.JUDGE]
-    return "answered" if judged and judged[-1] == "accept" else "needs_review"
+    judged = [s for s in assignment.steps if s.agent is Agent.JUDGE and s.state is StepState.SUCCEEDED]
+    return "answered" if judged and stands(judged[-1]) else "needs_review"
 
 
 def _method(assignment: Assignment, toolbox: Toolbox, verdict: str) -> str:
@@ -89,32 +92,41 @@ def _refusal(assignment: Assignment) -> list[str]:
 def _looked_up(assignment: Assignment) -> Iterator[Step]:
     """The steps that looked for an answer, and not for what would speak against it."""
     for step in assignment.steps:
-        if step.phase is Phase.OBSERVE and "question" in step.brief and step.brief.get("side") != "against":
+        if step.phase is Phase.OBSERVE and "question" in step.brief and step.brief.get("side") != AGAINST:
             yield step
 
 
 def _against(assignment: Assignment) -> list[str]:
     """The names of the facts that were looked for because they would speak against the answer."""
-    opposing = {s.number for s in assignment.steps if s.brief.get("side") == "against"}
-    return [fact.name for fact in assignment.facts if fact.step in opposing]
+    opposing = {s.number for s in assignment.steps if s.brief.get("side") == AGAINST}
+    return [fact.name for fact in assignment.usable if fact.step in opposing]
 
 
 def _asked(assignment: Assignment, planned: Any) -> list[str]:
     if _routed(assignment):
         return [fact.question for fact in assignment.facts]
-    return [*(str(s.brief["question"]) for s in _looked_up(assignment)), *(planned.get("left_out") or [])]
+    unbegun = [question for question, _ in _unbegun(assignment)]
+    looked_up = [str(s.brief["question"]) for s in _looked_up(assignment)]
+    return [*looked_up, *unbegun, *(planned.get("left_out") or [])]
 
 
 def _reasons(assignment: Assignment, planned: Any) -> dict[str, str]:
     """Why each question that was asked would remain open, if nothing printed answers it."""
     reasons: dict[str, str] = dict.fromkeys(planned.get("left_out") or [], _LEFT_OUT)
+    reasons.update(_unbegun(assignment))
     lookups: dict[str, list[Step]] = {}
     for step in _looked_up(assignment):
         lookups.setdefault(str(step.brief["question"]), []).append(step)
-    found = {fact.question for fact in assignment.facts}
+    found = {fact.question for fact in assignment.usable}
     for question, steps in lookups.items():
         reasons[question] = _UNUSED if question in found else _why_nothing(steps)
     return reasons
+
+
+def _unbegun(assignment: Assignment) -> Sequence[tuple[str, str]]:
+    """The questions of tasks that never became a step, each with the reason; a doubt that nobody looked up is no gap."""
+    left = ooda.left_out(assignment.depth, assignment.steps)
+    return [(str(brief.get("question")), why) for brief, why in left if brief.get("side") != AGAINST]
 
 
 def _why_nothing(steps: list[Step]) -> str:
@@ -134,6 +146,10 @@ def _notes(planned: Any) -> list[str]:
     notes = [planned["note"]] if planned.get("note") else []
     if planned.get("documents") is not None:
         notes.append(f"Searched {planned['documents']} documents ({planned['passages']} passages).")
+    adopted = (planned.get("plan") or {}).get("adopted") or []
+    notes += [
+        f"{f['as']} was found by plan {f['plan_id']} at {f['at']}, and is as it was then." for f in adopted
+    ]
     skipped = planned.get("skipped") or []
     if skipped:
         shown = "; ".join(f"{s['locator']}: {s['reason']}" for s in skipped[:5])

@@ -598,7 +598,7 @@ class TestTheSynthesiser:
                     ]
                 },
             ),
-            done(Agent.JUDGE, verdict="accept"),
+            done(Agent.JUDGE, verdict="accept", result={"confidence": 1.0, "objections": 0}),
         ]
         report = synthesiser.think(assignment(steps=steps, facts=[ONE, against]), Notebook()).report
 

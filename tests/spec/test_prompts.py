@@ -112,7 +112,7 @@ class TestB42WhatWasUsed:
         assert of("GDP", known=prompts.load(file)).sha256 == of("GDP").sha256
 
     def test_b42_stands_in_the_step_of_a_generator_that_used_it(self):
-        notebook = Notebook(json.dumps({"facts": ["F3.1"]}), model="m")
+        notebook = Notebook(json.dumps({"sentences": [{"text": "A lock.", "facts": ["F3.1"]}]}), model="m")
         asked = assignment("law", agent=Agent.GENERATOR, facts=[fact()], prompts=prompts.load(STOCK))
 
         thought = generator.think(asked, notebook)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from agents import gaps, researcher
+from agents import researcher, synthesiser
 from agents.toolbox import Assignment, CallFailed, CallRefused, ToolResult
 from orchestrator.domain.errors import BudgetSpent
-from orchestrator.domain.plan import Agent, Evidence, Fact, Step, StepState
+from orchestrator.domain.plan import Agent, Evidence, Step, StepState
 
 QUESTION = "What is the mean of the readings?"
 ANSWER = Evidence.of("mean of 3 values = 4.5\nlargest = 9", locator="tool:statistics", title="Statistics")
@@ -123,12 +123,10 @@ class TestAToolThatFails:
             result=thought.result,
         )
         after = Assignment(QUESTION, 2, Agent.SYNTHESISER, 0, 9, {}, {}, False, [own], ())
-        assert [str(gap) for gap in gaps.of(after)] == [f"{QUESTION} (a: tool_error)"]
-
-    def test_is_no_gap_while_another_question_has_an_answer(self):
-        fact = Fact(3, 1, "q", "0" * 64, 0, 1, "x", question=QUESTION)
-        own = Step("p", 3, Agent.RESEARCHER, StepState.SUCCEEDED, 1, {"question": QUESTION}, verdict="failed")
-        assert gaps.of(Assignment(QUESTION, 2, Agent.JUDGE, 0, 9, {}, {}, False, [own], [fact])) == []
+        report = synthesiser.think(after, Toolbox()).report
+        assert report["gaps"] == [
+            {"question": QUESTION, "reason": "it could not be looked up: a: tool_error"}
+        ]
 
     def test_because_documents_cannot_be_searched_ends_as_it_always_did(self):
         with pytest.raises(CallFailed):
