@@ -22,12 +22,16 @@ from bs4.element import NavigableString, PageElement, PreformattedString, Tag
 from pypdf.errors import PyPdfError
 
 from agents import sentences
+from workers.toolhost.documents import docx
 
 LIMIT_BYTES: Final = 10 * 1024 * 1024
 """Bytes above which a file is left alone unless a caller says otherwise."""
 
 _MOST_PAGES: Final = 2000
 _TITLE_LENGTH: Final = 120
+
+DOCX: Final = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+"""What a Word document is called."""
 
 _TYPES: Final = {
     ".txt": "text/plain",
@@ -39,6 +43,7 @@ _TYPES: Final = {
     ".htm": "text/html",
     ".xhtml": "text/html",
     ".pdf": "application/pdf",
+    ".docx": DOCX,
     ".csv": "text/csv",
     ".tsv": "text/tab-separated-values",
     ".json": "application/json",
@@ -52,8 +57,10 @@ _TYPES: Final = {
 _CALLED: Final = {"application/xhtml+xml": "text/html", "application/xml": "text/xml"}
 """Other names for what is read here."""
 
-_HEADED: Final = frozenset({"text/plain", "text/markdown", "text/x-rst", "text/html", "application/pdf"})
-_HASHED: Final = frozenset({"text/plain", "text/markdown", "text/html"})
+_HEADED: Final = frozenset(
+    {"text/plain", "text/markdown", "text/x-rst", "text/html", "application/pdf", DOCX}
+)
+_HASHED: Final = frozenset({"text/plain", "text/markdown", "text/html", DOCX})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,8 @@ def _extract(raw: bytes, locator: str) -> Reading:
 def _typed(raw: bytes, locator: str, media_type: str, suffix: str) -> Reading:
     if raw.startswith(b"%PDF-") or media_type == "application/pdf":
         return _from_pdf(raw, locator)
+    if docx.is_docx(raw):
+        return _from_docx(raw, locator)
     decoded = _decode(raw)
     if decoded is None:
         return Unreadable(locator, _not_text(raw, suffix))
@@ -216,7 +225,10 @@ def _storable(text: str) -> str:
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _SIGNATURES: Final = (
-    (b"PK\x03\x04", "The file is an archive or an office document; save it as PDF or text."),
+    (
+        b"PK\x03\x04",
+        "The file is an archive, or an office document that is damaged or no .docx; save it as PDF or text.",
+    ),
     (b"\xd0\xcf\x11\xe0", "The file is an old office document; save it as PDF or text."),
     (b"\x89PNG", "The file is an image; there is no text to read in it."),
     (b"\xff\xd8\xff", "The file is an image; there is no text to read in it."),
@@ -439,3 +451,21 @@ def _from_pdf(raw: bytes, locator: str) -> Reading:
 def _reason(error: Exception) -> str:
     told = str(error).strip().rstrip(".").splitlines()
     return told[0][:160] if told and told[0] else type(error).__name__
+
+
+# --- Word -----------------------------------------------------------------------------------------------------
+
+
+def _from_docx(raw: bytes, locator: str) -> Reading:
+    try:
+        text = docx.text_of(raw)
+    except docx.NotADocument as error:
+        return Unreadable(locator, str(error))
+    return _document(
+        text,
+        raw,
+        locator,
+        DOCX,
+        title="",
+        note="The text was taken out of a Word document; the layout is lost.",
+    )
