@@ -50,11 +50,12 @@ MOST_SENTENCES: Final = 500
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     """Return a draft: sections of sentences, each with the names of the facts it rests on."""
-    facts = _distinct(assignment.usable)
+    known = _distinct(assignment.usable)
+    facts = _current(known, assignment)
     written = _written(assignment, toolbox, facts) if toolbox.model and facts else []
     if not written:
         objected = {str(o["sentence"]) for o in _objections(assignment)}
-        facts = [f for f in facts if plain(f.quote) not in objected]
+        facts = _current([f for f in known if plain(f.quote) not in objected], assignment)
         written = [{"text": plain(f.quote), "facts": [f.name]} for f in facts]
     return Completed(
         "drafted",
@@ -91,6 +92,17 @@ def _distinct(facts: Sequence[Fact]) -> list[Fact]:
     for fact in ordered:
         seen.setdefault(plain(fact.quote).casefold(), fact)
     return list(seen.values())
+
+
+def _current(facts: Sequence[Fact], assignment: Assignment) -> list[Fact]:
+    """The facts without those of superseded documents, where a current one answers the same question."""
+    stale: set[tuple[str, str]] = set()
+    for step in assignment.steps:
+        told: Any = step.result.get("superseded") if step.agent is Agent.RESEARCHER else None
+        if told:
+            stale |= {(str(step.brief["question"]), locator) for locator in told["documents"]}
+    answered = {f.question for f in facts if (f.question, f.locator) not in stale}
+    return [f for f in facts if (f.question, f.locator) not in stale or f.question not in answered]
 
 
 def _objections(assignment: Assignment) -> Sequence[Mapping[str, Any]]:

@@ -8,16 +8,20 @@
 A fact is a quote with its place. Before it is written down, its quote must stand in stored evidence exactly where it
 is said to stand; what does not is no fact, and an error is none either. A tool that policy refuses is not got around
 by another: the refusal passes. Text found in documents is data: it is quoted or left, never obeyed.
+
+What is superseded comes after what is current, and is little of it: enough to see that they differ. Where nothing
+current answers, it answers, and the step says so.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from agents import relevance
+from agents import relevance, vintage
 from agents.toolbox import AGAINST, Assignment, CallFailed, CallRefused, Toolbox, ToolResult
 from orchestrator.domain.errors import BudgetSpent
 from orchestrator.domain.outcome import Completed
@@ -39,11 +43,14 @@ _LONGEST: Final = 400
 _DOUBTFUL: Final = 0.5
 """The least share of what a counter-hypothesis is about that its best sentence must cover (0.0 to 1.0)."""
 
+_FEW: Final = 3
+"""The facts that are kept for one counter-hypothesis."""
+
 _COUNTERS: Final = re.compile(
-    r"\b(?:not|no longer|never|cannot|neither|nor|without|except(?:ions?|ing)?|unless|limit(?:s|ed|ations?)?|however"
-    r"|although|but|instead|rather|deprecated|superseded|outdated|obsolete|removed|replaced|withdrawn|changed|problems?"
-    r"|risks?|warnings?|caution|fail(?:s|ed|ure)?|errors?|contrary|contradict\w*|disputed?|disagree\w*|incorrect|wrong"
-    r"|false|unsafe)\b|n['\u2019]t\b",
+    r"\b(?:not|no longer|never|cannot|neither|nor|without|except (?:for|that|when|where|if|in|as)|exception (?:of|to)"
+    r"|unless|limit(?:ed|ations?)|however|although|but(?! also)|deprecated|superseded|outdated|obsolete|removed|replaced"
+    r"|withdrawn|changed|problems?|risks?|warnings?|caution|fail(?:s|ed|ure)?|contrary|contradict\w*|disputed?"
+    r"|disagree\w*|incorrect|wrong|false|unsafe)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
 """What a sentence has that denies, limits or outdates something."""
@@ -51,13 +58,18 @@ _COUNTERS: Final = re.compile(
 _Tried: TypeAlias = list[Json]
 
 
+BESIDE: Final = 2
+"""Facts of superseded documents that are kept beside current ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a tool came to: facts, and whether the budget cut it short."""
+    """What a tool came to: facts, whether the budget cut it short, and which documents are superseded, and why."""
 
     facts: Sequence[Fact]
     tool: str
     partial: bool = False
+    stale: Mapping[str, str] = field(default_factory=dict)
 
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
@@ -80,6 +92,10 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         result["tool"] = found.tool
     if tried:
         result["tried"] = tried
+    superseded = {f.locator: found.stale[f.locator] for f in facts if found and f.locator in found.stale}
+    if superseded:
+        only = all(f.locator in superseded for f in facts)
+        result["superseded"] = {"only": only, "documents": dict(superseded)}
     verdict = "failed" if found is None else "found" if facts else "nothing"
     return Completed(verdict, facts=facts, result=result, partial=bool(found and found.partial))
 
@@ -183,12 +199,12 @@ def _searched(assignment: Assignment, toolbox: Toolbox) -> _Found:
     question, query = str(assignment.brief["question"]), _query(assignment)
     folder = assignment.sources.get("documents")
     if not folder:
-        return _Found(
-            (), SEARCH
-        )  # as for a task of another tool, which fell back on documents that are not there
+        return _Found((), SEARCH)  # another tool's task fell back on documents that are not there
     found = toolbox.call(SEARCH, folder=folder, query=query, limit=assignment.reach.passages)
-    candidates = [_candidate(p) for p in found.content["passages"]]
-    chosen = _spread(question, candidates, assignment)
+    known = _known_places(assignment)
+    passages = [p for p in found.content["passages"] if p["locator"] not in known]
+    stale = {p["locator"]: p["superseded"] for p in passages if _is_stale(question, p)}
+    chosen = _spread(question, [_candidate(p) for p in passages], stale, assignment)
     documents: dict[str, ToolResult] = {}
     facts: list[Fact] = []
     partial = False
@@ -203,30 +219,53 @@ def _searched(assignment: Assignment, toolbox: Toolbox) -> _Found:
         fact = _fact(assignment, question, scored, documents[locator], toolbox, number=len(facts) + 1)
         if fact is not None:
             facts.append(fact)
-    return _Found(facts, SEARCH, partial)
+    return _Found(facts, SEARCH, partial, stale)
+
+
+def _is_stale(question: str, passage: Mapping[str, Any]) -> bool:
+    return bool(passage.get("superseded")) and not vintage.wanted(question, passage["locator"])
+
+
+def _current_first(
+    question: str, candidates: Sequence[relevance.Candidate], stale: Mapping[str, str], limit: int
+) -> list[relevance.Scored]:
+    """The sentences that answer, those of current documents first."""
+    rest = [c for c in candidates if c.locator in stale]
+    chosen = relevance.select(question, [c for c in candidates if c.locator not in stale], limit)
+    room = min(BESIDE, limit - len(chosen)) if chosen else limit
+    return [*chosen, *relevance.select(question, rest, room)]
+
+
+def _known_places(assignment: Assignment) -> AbstractSet[str]:
+    """The documents that need not be quoted again, where the brief asks for others."""
+    if not assignment.brief.get("elsewhere"):
+        return frozenset()
+    return {fact.locator for fact in assignment.facts if fact.question == assignment.brief["question"]}
 
 
 def _spread(
-    question: str, candidates: Sequence[relevance.Candidate], assignment: Assignment
+    question: str,
+    candidates: Sequence[relevance.Candidate],
+    stale: Mapping[str, str],
+    assignment: Assignment,
 ) -> Sequence[relevance.Scored]:
     """The sentences that answer best, from as many documents as the depth wants and no more than the plan may use.
 
-    Where the best all stand in too few documents, the last of them give way to the best of another.
+    Where the best all stand in too few current documents, the last of them give way to the best of another.
     """
     limit, wanted = assignment.reach.facts, assignment.reach.sources
     most = assignment.most_sources
-    chosen = (
-        _against(assignment, candidates)
-        if doubts(assignment.brief)
-        else relevance.select(question, candidates, limit)
-    )
+    if doubts(assignment.brief):
+        chosen: Sequence[relevance.Scored] = _against(assignment, candidates)
+    else:
+        chosen = _current_first(question, candidates, stale, limit)
     if most is not None:
         allowed = list(dict.fromkeys(one.candidate.locator for one in chosen))[:most]
         chosen = [one for one in chosen if one.candidate.locator in allowed]
         wanted = min(wanted, most)
-    known = {one.candidate.locator for one in chosen}
+    known = {one.candidate.locator for one in chosen if one.candidate.locator not in stale}
     while chosen and len(known) < wanted and not doubts(assignment.brief):
-        others = [c for c in candidates if c.locator not in known]
+        others = [c for c in candidates if c.locator not in known and c.locator not in stale]
         more = relevance.select(question, others, 1)
         if not more:
             break
@@ -251,7 +290,7 @@ def _against(assignment: Assignment, candidates: Sequence[relevance.Candidate]) 
         threshold=_DOUBTFUL,
     )
     fitting = [one for one in rated if _COUNTERS.search(one.text) and plain(one.text).casefold() not in known]
-    return fitting[: assignment.reach.facts]
+    return fitting[:_FEW]
 
 
 def _without_last_double(chosen: Sequence[relevance.Scored]) -> list[relevance.Scored]:

@@ -42,7 +42,7 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         evidence_of=toolbox.evidence,
         asked=_asked(assignment, planned),
         reasons=_reasons(assignment, planned),
-        notes=[*_refusal(assignment), *_notes(planned)],
+        notes=[*_refusal(assignment), *_notes(planned), *_superseded(assignment)],
         contradictions=kept.get("contradictions", []),
         against=_against(assignment),
     )
@@ -140,6 +140,19 @@ def _why_nothing(steps: list[Step]) -> str:
         return f"it was looked up {times}, and nothing that was found answers it"
     last = steps[-1]
     return f"it was not looked up: the step is {last.state}" + (f" ({last.reason})" if last.reason else "")
+
+
+def _superseded(assignment: Assignment) -> list[str]:
+    """What a reader should know of documents that another has taken the place of."""
+    notes: dict[str, None] = {}
+    for step in assignment.steps:
+        told: Any = step.result.get("superseded") if step.agent is Agent.RESEARCHER else None
+        if not told:
+            continue
+        how = "Answered only by what is superseded" if told["only"] else "Left out as superseded"
+        for locator, why in told["documents"].items():
+            notes.setdefault(f"{how}: {locator}. {why}")
+    return list(notes)
 
 
 def _notes(planned: Any) -> list[str]:

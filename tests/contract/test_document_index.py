@@ -509,3 +509,66 @@ class TestTheLanguageReference:
         (tmp_path / "with.txt").write_bytes(b"changed")
         language_reference.export(tmp_path)
         assert (tmp_path / "with.txt").read_bytes() == chapter
+
+
+class TestStaleDocuments:
+    POLICY = "# Leave policy\n\nEvery employee has {} days of annual leave a year.\n"
+
+    def _found(self, tmp_path, query, **documents):
+        folder = tmp_path / "docs"
+        for name, days in documents.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.POLICY.format(days), encoding="utf-8")
+        opened = DocumentIndex.open(folder, tmp_path / "indexes")
+        opened.refresh()
+        return opened.search(query, 5)
+
+    @pytest.mark.parametrize("stale", ["archive/leave.md", "a_superseded.md", "leave_policy_2024.md"])
+    def test_come_after_the_current_one(self, tmp_path, stale):
+        found = self._found(
+            tmp_path, "How many days of annual leave?", **{stale: "twenty", "leave_policy_2026.md": "thirty"}
+        )
+
+        assert [p.locator for p in found] == ["leave_policy_2026.md", stale]
+
+    def test_that_say_so_carry_the_reason(self, tmp_path):
+        (found,) = self._found(tmp_path, "annual leave", **{"archive/leave_2024.md": "twenty"})
+
+        assert (found.superseded, found.dated) == ("It lies in a folder named archive.", "2024-01-01")
+
+    def test_are_not_moved_back_where_the_past_is_asked_for(self, tmp_path):
+        documents = {"archive/leave_policy_2024.md": "twenty", "leave_policy_2026.md": "thirty"}
+
+        found = self._found(tmp_path, "How many days of annual leave in 2024?", **documents)
+
+        assert found[0].locator == "archive/leave_policy_2024.md"
+
+    def test_are_not_moved_back_where_they_are_named(self, tmp_path):
+        folder = tmp_path / "docs"
+        folder.mkdir()
+        for number, rest in (("0345", "Superseded-By: 566\n"), ("0566", "")):
+            text = f"PEP: {number}\n{rest}\n# Metadata\n\nMetadata of PEP {int(number)} describes packages of Python.\n"
+            (folder / f"pep-{number}.md").write_text(text, encoding="utf-8")
+        opened = DocumentIndex.open(folder, tmp_path / "indexes")
+        opened.refresh()
+
+        assert opened.search("What metadata does PEP 345 describe?", 5)[0].locator == "pep-0345.md"
+        assert opened.search("Which metadata describes packages?", 5)[0].locator == "pep-0566.md"
+
+
+class TestASearchInProse:
+    def test_is_not_led_astray_by_headings_and_long_documents(self, tmp_path):
+        folder = tmp_path / "docs"
+        folder.mkdir()
+        filler = "The harbour of the town is old, and its walls were built of grey stone long ago. " * 6
+        many = "".join(f"\n\n## Locks, part {n}\n\n{filler} A lock was mentioned.\n" for n in range(30))
+        (folder / "everything.md").write_text(f"# Everything\n{many}", encoding="utf-8")
+        answer = f"A lock is held by one thread at a time, and no other thread may take it. {filler}"
+        (folder / "threads.md").write_text(f"# Threads\n\n{answer}\n", encoding="utf-8")
+        opened = DocumentIndex.open(folder, tmp_path / "indexes")
+        opened.refresh()
+
+        found = opened.search("How many threads may hold a lock at a time?", 5)
+
+        assert found[0].locator == "threads.md"

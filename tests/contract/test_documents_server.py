@@ -62,7 +62,8 @@ class TestTheTools:
         (passage,) = found["passages"]
         fetched = _call(built, "documents_fetch", folder=str(folder), locator="whales.md").structured_content
         assert set(passage) == {
-            "locator", "title", "heading", "sha256", "text_sha256", "start", "end", "text", "score"
+            "locator", "title", "heading", "sha256", "text_sha256", "start", "end", "text", "score",
+            "dated", "superseded",
         }  # fmt: skip
         assert set(fetched) == {"locator", "title", "media_type", "text", "sha256", "text_sha256", "note"}
         assert fetched["text"][passage["start"] : passage["end"]] == passage["text"]

@@ -788,3 +788,90 @@ class TestAskingAModel:
             assert all(f["question"].endswith(("?", "？", "؟")) for f in thought.follow_ups)
             sections, _ = draft([ONE, TWO], model="m", replies=[text, text])
             assert all(t in TEXT for _, texts in sections for t in texts)
+
+
+class TestASupersededDocument:
+    @staticmethod
+    def passage(text, locator, superseded=""):
+        return {
+            "locator": locator, "text": text, "title": locator, "heading": ["Fleet"], "start": 0, "superseded": superseded,
+        }  # fmt: skip
+
+    def researched(self, question, *passages):
+        def document(passage):
+            return {key: passage[key] for key in ("locator", "text", "title")}
+
+        order = sorted(passages, key=lambda p: bool(p["superseded"]))
+        evidence = [Evidence.of(p["text"], locator=p["locator"]) for p in passages]
+        notebook = Notebook({"passages": list(passages)}, *map(document, order), evidence=evidence)
+        digests = iter([Evidence.of(p["text"], locator=p["locator"]).sha256 for p in order])
+        plain_call = notebook.call
+
+        def call(tool, **arguments):
+            result = plain_call(tool, **arguments)
+            return ToolResult(result.content, next(digests)) if tool == "documents_fetch" else result
+
+        notebook.call = call
+        brief = {"question": question, "query": question}
+        return researcher.think(
+            assignment(agent=Agent.RESEARCHER, brief=brief, sources={"documents": "/d"}), notebook
+        )
+
+    OLD = "The fleet has 1,960 robots at 33 sites."
+    NEW = "The fleet has 3,120 robots at 47 sites."
+
+    def test_comes_after_the_current_one_and_is_named(self):
+        stale = self.passage(self.OLD, "archive/2025.md", "It lies in a folder named archive.")
+
+        outcome = self.researched("How many robots has the fleet?", stale, self.passage(self.NEW, "2026.md"))
+
+        assert [f.quote for f in outcome.facts] == [self.NEW, self.OLD]
+        told = {"archive/2025.md": "It lies in a folder named archive."}
+        assert outcome.result["superseded"] == {"only": False, "documents": told}
+
+    def test_answers_where_nothing_current_does_and_it_is_said(self):
+        stale = self.passage(self.OLD, "archive/2025.md", "It lies in a folder named archive.")
+
+        outcome = self.researched("How many robots has the fleet?", stale)
+
+        assert [f.quote for f in outcome.facts] == [self.OLD]
+        assert outcome.result["superseded"]["only"]
+
+    def test_is_like_any_other_where_the_past_is_asked_for(self):
+        stale = self.passage(self.OLD, "archive/2025.md", "It lies in a folder named archive.")
+
+        outcome = self.researched("How many robots had the fleet in 2025?", stale)
+
+        assert "superseded" not in outcome.result
+
+    def test_is_left_out_of_a_draft_that_has_a_current_answer(self):
+        old = fact("Nobody else may take it.", number=1, locator="archive/locks.md")
+        new = fact("A lock is held by one.", number=2)
+        told = {
+            "superseded": {
+                "only": False,
+                "documents": {"archive/locks.md": "It lies in a folder named archive."},
+            }
+        }
+        step = done(Agent.RESEARCHER, brief={"question": "What is a lock?"}, result=told)
+
+        draft = generator.think(assignment(agent=Agent.GENERATOR, facts=[old, new], steps=[step]), Notebook())
+
+        (section,) = draft.result["sections"]
+        assert [s["text"] for s in section["sentences"]] == ["A lock is held by one."]
+
+    def test_is_told_of_at_the_end_of_the_report(self):
+        told = {
+            "superseded": {
+                "only": True,
+                "documents": {"archive/locks.md": "It lies in a folder named archive."},
+            }
+        }
+        step = done(Agent.RESEARCHER, brief={"question": "What is a lock?"}, result=told)
+
+        report = synthesiser.think(assignment(agent=Agent.SYNTHESISER, steps=[step]), Notebook()).report
+
+        assert (
+            "Answered only by what is superseded: archive/locks.md. It lies in a folder named archive."
+            in report["notes"]
+        )

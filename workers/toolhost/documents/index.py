@@ -2,9 +2,11 @@
 
     folder --walk--> files --reading--> documents --passages--> one SQLite file per folder, full text indexed
                                                                         |
-    question --terms--> OR query --bm25 (heading x 3)--> best documents --> their passages, then others'
+    question --terms--> OR query --bm25 (heading x 3)--> weighed by document and heading --> records: as they come
+                                 --bm25 (text alone)-------------------------------------> prose: ranks of both
 
-A refresh is one transaction: a process killed in the middle leaves the index as it was before. A damaged
+What is superseded, or an older version of what was found as well, comes after what is current, unless the question is
+about the past. A refresh is one transaction: a process killed in the middle leaves the index as it was before. A damaged
 index file is thrown away and built anew, since the folder holds everything that was in it.
 """
 
@@ -20,9 +22,10 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Final, Self, TypeAlias, TypeVar
 
-from agents import terms
+from agents import terms, vintage
 from workers.toolhost.documents import passages, reading
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -30,13 +33,19 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _T = TypeVar("_T")
 
-_VERSION: Final = "4"
+_VERSION: Final = "5"
 _BUSY_S: Final = 60.0
 _POOL: Final = 400
 _PER_DOCUMENT: Final = 50
 _OTHERS_EVERY: Final = 4
-_DOCUMENT_SHARE: Final = 1.0
-_HEADING_SHARE: Final = 0.3
+_DOCUMENT_SHARE: Final = (1.0, 0.5)
+_HEADING_SHARE: Final = (0.3, 0.15)
+_TEXT_SHARE: Final = 0.85
+_FUSED: Final = 10
+_OUTGROWS: Final = 0.8
+_RECORD: Final = 200
+_PROSE: Final = 400
+_STALE_SHARE: Final = 0.5
 _MOST_TERMS: Final = 64
 
 _SCHEMA: Final = """
@@ -52,7 +61,9 @@ CREATE TABLE document (
     sha256      TEXT NOT NULL,
     text_sha256 TEXT NOT NULL,
     note        TEXT NOT NULL,
-    reason      TEXT NOT NULL
+    reason      TEXT NOT NULL,
+    dated       TEXT NOT NULL,
+    superseded  TEXT NOT NULL
 );
 CREATE TABLE passage (
     passage_id  INTEGER PRIMARY KEY,
@@ -65,8 +76,14 @@ CREATE INDEX passage_document ON passage (document_id);
 CREATE VIRTUAL TABLE words USING fts5 (title, heading, body, named, tokenize = 'porter unicode61');
 """
 
+_STRUCTURE: Final = (1.0, 3.0, 1.0, 2.0)
+"""What a word counts in a title, in the headings, in the text, and where it is mentioned by name."""
+
+_TEXT: Final = (0.0, 0.0, 1.0, 0.0)
+
 _MATCH: Final = """
-  SELECT words.rowid, passage.document_id, passage.heading, -bm25(words, 1.0, 3.0, 1.0, 2.0) AS score
+  SELECT words.rowid, passage.document_id, passage.heading, passage.finish - passage.start,
+         -bm25(words, ?, ?, ?, ?) AS score
     FROM words
     JOIN passage ON passage.passage_id = words.rowid
    WHERE words MATCH ?
@@ -126,7 +143,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A passage that was found: the document's text from `start` up to `end`; a higher `score` is a better match."""
+    """A passage that was found: the document's text from `start` up to `end`; a higher `score` is a better match.
+
+    `dated` is the date of its document, as far as it gives one, and `superseded` why another has taken its place.
+    """
 
     locator: str
     title: str
@@ -137,6 +157,8 @@ class Passage:
     end: int
     text: str
     score: float
+    dated: str = ""
+    superseded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +230,10 @@ class DocumentIndex:
         """Return a document as it was when it was indexed, or `None` if the index has none of that name."""
         return self._safely(lambda connection: _fetch(connection, locator))
 
+    def everything(self) -> tuple[list[reading.Document], list[Passage]]:
+        """Return all that is indexed: the documents, and their passages in order, each with a score of 0."""
+        return self._safely(_everything)
+
     # --- the file ---------------------------------------------------------------------------------------------
 
     def _safely(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -273,13 +299,18 @@ class DocumentIndex:
         else:
             read = reading.read(file.path, root=self.folder)
         if isinstance(read, reading.Unreadable):
-            values = ("", "", "", "", "", "", read.reason)
+            values = ("", "", "", "", "", "", read.reason, "", "")
         else:
-            values = (read.title, read.media_type, read.text, read.sha256, read.text_sha256, read.note, "")
+            made = vintage.of(read.locator, read.title, read.text)
+            dated = made.date.isoformat() if made.date else ""
+            values = (
+                *(read.title, read.media_type, read.text, read.sha256, read.text_sha256, read.note, ""),
+                *(dated, made.why),
+            )
         passing = isinstance(read, reading.Unreadable) and read.passing
         document_id = connection.execute(
-            "INSERT INTO document (locator, size, mtime_ns, title, media_type, text, sha256, text_sha256, note, reason)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO document (locator, size, mtime_ns, title, media_type, text, sha256, text_sha256, note, reason,"
+            " dated, superseded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (file.locator, file.size, -1 if passing else file.mtime_ns, *values),
         ).lastrowid
         if isinstance(read, reading.Unreadable):
@@ -434,6 +465,26 @@ def _fetch(connection: sqlite3.Connection, locator: str) -> reading.Document | N
     return document
 
 
+def _everything(connection: sqlite3.Connection) -> tuple[list[reading.Document], list[Passage]]:
+    documents = {
+        document_id: reading.Document(*row)
+        for document_id, *row in connection.execute(
+            "SELECT document_id, locator, title, media_type, text, sha256, text_sha256, note FROM document"
+            " WHERE reason = '' ORDER BY locator"
+        )
+    }
+    found = [
+        (documents[document_id], tuple(json.loads(heading)), start, end)
+        for document_id, heading, start, end in connection.execute(
+            "SELECT document_id, heading, start, finish FROM passage ORDER BY passage_id"
+        )
+    ]
+    return list(documents.values()), [
+        Passage(d.locator, d.title, heading, d.sha256, d.text_sha256, start, end, d.text[start:end], 0.0)
+        for d, heading, start, end in found
+    ]
+
+
 # --- searching ------------------------------------------------------------------------------------------------
 
 
@@ -453,45 +504,122 @@ class _Hit:
     passage_id: int
     document_id: int
     heading: tuple[str, ...]
+    length: int
     score: float
 
 
 def _search(connection: sqlite3.Connection, expression: str, query: str, limit: int) -> list[Passage]:
-    hits = [
-        _Hit(passage_id, document_id, tuple(json.loads(heading)), score)
-        for passage_id, document_id, heading, score in connection.execute(
-            _MATCH, (expression, max(_POOL, limit * 4))
-        )
-    ]
-    found = (_passage(connection, hit) for hit in _mixed(_ranked(hits, query), limit * 2))
-    return _distinct(found, limit)
+    hits = _matched(connection, expression, _STRUCTURE, limit)
+    sizes = _sizes(connection, hits)
+    prose = _prose(_ranked(hits, query, sizes, prose=0.0))
+    ranked = _ranked(hits, query, sizes, prose=prose)
+    if prose:
+        ranked = _fused(ranked, _matched(connection, expression, _TEXT, limit), prose * _TEXT_SHARE)
+    ranked = _current_first(connection, ranked, query)
+    chosen = ranked[: limit * 2] if prose else _mixed(ranked, limit * 2)
+    return _distinct((_passage(connection, hit) for hit in chosen), limit)
 
 
-def _ranked(hits: list[_Hit], query: str) -> list[_Hit]:
-    """Return the hits best first, weighing in their documents and their headings.
+def _matched(
+    connection: sqlite3.Connection, expression: str, weights: tuple[float, ...], limit: int
+) -> list[_Hit]:
+    found = connection.execute(_MATCH, (*weights, expression, max(_POOL, limit * 4)))
+    return [_Hit(p, d, tuple(json.loads(heading)), length, score) for p, d, heading, length, score in found]
 
-    A document is as good as the sum of its passages among the hits, up to a few dozen: one that speaks of
-    the subject throughout beats one that has the words once. A heading that names what was asked and
-    nothing else beats one that adds to it.
+
+def _sizes(connection: sqlite3.Connection, hits: list[_Hit]) -> dict[int, int]:
+    """How many passages each document has in all."""
+    named = json.dumps(sorted({hit.document_id for hit in hits}))
+    return dict(
+        connection.execute(
+            "SELECT document_id, count(*) FROM passage WHERE document_id IN (SELECT value FROM json_each(?))"
+            " GROUP BY document_id",
+            (named,),
+        ).fetchall()
+    )
+
+
+def _prose(ranked: list[_Hit]) -> float:
+    """Tell prose (1.0) from records (0.0) by how long the first hits are.
+
+    Of a record its headings say what it is about, and its text is a value. Of prose the text itself says it.
+    """
+    lengths = [hit.length for hit in ranked[:5]]
+    return min(1.0, max(0.0, (median(lengths) - _RECORD) / (_PROSE - _RECORD))) if lengths else 0.0
+
+
+def _ranked(hits: list[_Hit], query: str, sizes: dict[int, int], *, prose: float) -> list[_Hit]:
+    """Return the hits best first, weighing in their documents and their headings, in prose less than in records.
+
+    A document is as good as the sum of its passages among the hits, for its size: one that speaks of the subject
+    throughout beats one that has the words once, or that speaks of everything. A heading that names what was asked
+    and nothing else beats one that adds to it.
     """
     worth: defaultdict[int, float] = defaultdict(float)
     counted: Counter[int] = Counter()
     for hit in hits:
         counted[hit.document_id] += 1
         if counted[hit.document_id] <= _PER_DOCUMENT:
-            worth[hit.document_id] += hit.score
+            worth[hit.document_id] += hit.score / sizes[hit.document_id] ** _OUTGROWS
     best = max(worth.values(), default=1.0)
     asked = {term.key for term in terms.asked(query)}
+    by_document = _between(_DOCUMENT_SHARE, prose)
+    by_heading = _between(_HEADING_SHARE, prose)
     scored = [
         replace(
             hit,
             score=hit.score
-            * (1 + _DOCUMENT_SHARE * worth[hit.document_id] / best)
-            * (1 + _HEADING_SHARE * _named_by(hit.heading, asked)),
+            * (1 + by_document * worth[hit.document_id] / best)
+            * (1 + by_heading * _named_by(hit.heading, asked)),
         )
         for hit in hits
     ]
     return sorted(scored, key=lambda hit: (-hit.score, hit.passage_id))
+
+
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * share
+
+
+def _fused(ranked: list[_Hit], others: list[_Hit], weight: float) -> list[_Hit]:
+    """Return the hits of both lists by their ranks in them (reciprocal rank fusion)."""
+    known = {hit.passage_id: hit for hit in (*others, *ranked)}
+    score: defaultdict[int, float] = defaultdict(float)
+    for listed, worth in ((ranked, 1.0), (others, weight)):
+        for rank, hit in enumerate(listed, 1):
+            score[hit.passage_id] += worth / (_FUSED + rank)
+    fused = [replace(hit, score=score[passage_id]) for passage_id, hit in known.items()]
+    return sorted(fused, key=lambda hit: (-hit.score, hit.passage_id))
+
+
+def _current_first(connection: sqlite3.Connection, ranked: list[_Hit], query: str) -> list[_Hit]:
+    """Return the hits with those of stale documents moved back, unless the question is about the past."""
+    if vintage.asks_for_the_past(query):
+        return ranked
+    stale = _stale(connection, {hit.document_id for hit in ranked}, query)
+    weighed = [
+        replace(hit, score=hit.score * _STALE_SHARE) if hit.document_id in stale else hit for hit in ranked
+    ]
+    return sorted(weighed, key=lambda hit: (-hit.score, hit.passage_id))
+
+
+def _stale(connection: sqlite3.Connection, documents: set[int], query: str) -> set[int]:
+    """Return those of which another has taken the place: they say so, or a newer version was found as well."""
+    rows = connection.execute(
+        "SELECT document_id, locator, dated, superseded FROM document"
+        " WHERE document_id IN (SELECT value FROM json_each(?)) ORDER BY locator",
+        (json.dumps(sorted(documents)),),
+    ).fetchall()
+    stale = {document_id for document_id, _, _, why in rows if why}
+    newest: dict[str, str] = {}
+    for document_id, locator, dated, _ in rows:
+        name = vintage.series(locator)
+        if name and document_id not in stale:
+            newest[name] = max(newest.get(name, ""), dated)
+    for document_id, locator, dated, _ in rows:
+        if dated and dated < newest.get(vintage.series(locator), ""):
+            stale.add(document_id)
+    return {d for d, locator, _, _ in rows if d in stale and not vintage.names(query, locator)}
 
 
 def _named_by(heading: tuple[str, ...], asked: set[str]) -> float:
@@ -525,9 +653,13 @@ def _distinct(found: Iterable[Passage], limit: int) -> list[Passage]:
 
 
 def _passage(connection: sqlite3.Connection, hit: _Hit) -> Passage:
-    start, end, locator, title, text, sha256, text_sha256 = connection.execute(
-        "SELECT start, finish, locator, title, substr(text, start + 1, finish - start), sha256, text_sha256"
+    start, end, locator, title, text, sha256, text_sha256, dated, superseded = connection.execute(
+        "SELECT start, finish, locator, title, substr(text, start + 1, finish - start), sha256, text_sha256,"
+        " dated, superseded"
         " FROM passage JOIN document USING (document_id) WHERE passage_id = ?",
         (hit.passage_id,),
     ).fetchone()
-    return Passage(locator, title, hit.heading, sha256, text_sha256, start, end, text, round(hit.score, 6))
+    score = round(hit.score, 6)
+    return Passage(
+        locator, title, hit.heading, sha256, text_sha256, start, end, text, score, dated, superseded
+    )

@@ -61,6 +61,8 @@ class FoundPassage(BaseModel):
     end: int
     text: str
     score: float
+    dated: str = Field(default="", description="The date of its document, as far as it gives one.")
+    superseded: str = Field(default="", description="Why another document has taken the place of its own.")
 
 
 class Found(BaseModel):
@@ -122,6 +124,8 @@ def build(roots: Roots, cache_dir: Path) -> MCPServer:
                     end=passage.end,
                     text=passage.text,
                     score=passage.score,
+                    dated=passage.dated,
+                    superseded=passage.superseded,
                 )
                 for passage in found
             ]
