@@ -242,12 +242,7 @@ def _came_to(step: Step, verdict: str, facts: int) -> str:
         case Agent.RESEARCHER | Agent.CODER:
             return f"found {view.many(facts, 'fact')}" if facts else "found nothing"
         case Agent.KEEPER:
-            still = view.many(len(result.get("open") or ()), "question")
-            return {
-                "sufficient": "every question has an answer",
-                "narrow": f"{still} still open, looks again",
-                "exhausted": f"{still} still open, nothing more to try",
-            }.get(verdict, verdict)
+            return _kept(result, verdict)
         case Agent.DIVERGER:
             against = len(step.follow_ups)
             return (
@@ -358,6 +353,20 @@ class LiveView(AbstractContextManager["LiveView"]):
             return self._spinner
         return Text("·", style="dim")
 
+
+def _kept(result: Mapping[str, Any], verdict: str) -> str:
+    still = f"{view.many(len(result.get('open') or ()), 'question')} still open"
+    if result.get("thin") and not result.get("open"):
+        still = f"{view.many(len(result['thin']), 'answer')} could be better founded"
+    return {
+        "sufficient": "every question has an answer",
+        "narrow": f"{still}, looks again",
+        "exhausted": f"{still}, {_WHY.get(str(result.get('yielded')), 'nothing more to try')}",
+    }.get(verdict, verdict)
+
+
+_WHY: Final = {"budget": "the budget allows no more", "rounds": "the depth allows no more"}
+"""Why a keeper stops that has not enough, where it is not for want of another idea."""
 
 _FROM_ONE: Final = frozenset({Agent.RESEARCHER, Agent.CODER, Agent.KEEPER, Agent.DIVERGER})
 """The agents whose rounds are those of observation, which begin with 1; drafts begin with 0."""
