@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
-from agents import contradictions, drift, likeness, terms
+from agents import contradictions, drift, likeness, terms, vintage
 from agents.toolbox import AGAINST, Assignment, Toolbox
 from orchestrator.domain import ooda
 from orchestrator.domain.outcome import Completed
@@ -70,9 +70,12 @@ def _questions(assignment: Assignment) -> Sequence[str]:
     )
 
 
-def _vintage(fact: Fact, toolbox: Toolbox) -> contradictions.Vintage | None:  # noqa: ARG001
-    """How current a fact's document is; nobody can say yet."""
-    return None
+def _vintage(fact: Fact, toolbox: Toolbox) -> contradictions.Vintage | None:
+    """How current a fact's document is; `None` for what a question about the past asks for."""
+    if vintage.wanted(fact.question, fact.locator):
+        return None
+    evidence = toolbox.evidence(fact.evidence)
+    return None if evidence is None else vintage.of(evidence.locator, evidence.title, evidence.text)
 
 
 # --- what counts ----------------------------------------------------------------------------------------------

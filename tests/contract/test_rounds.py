@@ -9,7 +9,7 @@ from agents import researcher
 from agents.toolbox import CallFailed
 from orchestrator.domain import fork
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Agent, CallState, Fact, PlanState, StepState, request
+from orchestrator.domain.plan import Agent, CallState, Fact, Phase, PlanState, StepState, request
 from tests.contract.bench import InMemoryBench, PostgresBench
 from tests.contract.workbench import DOCUMENT, opened
 
@@ -159,6 +159,22 @@ class TestAPlanThatIsKilled:
             assert light.chain_holds(plan_id), told
         assert {name for name, _ in deaths} == set(names)
         assert len(deaths) > 40
+
+    def test_b1_b2_is_nowhere_but_in_the_store_so_that_any_process_takes_any_step(self, light, sealer):
+        """Each process takes one step or settles one, and is gone; the graph is in no memory."""
+        steps, calls, _ = undisturbed(sealer)
+        plan_id = begin(light)
+        while light.rows("plan", plan_id).state is not PlanState.SUCCEEDED:
+            open_ = [s for s in light.rows("steps", plan_id) if not s.settled]
+            if open_[0].state is StepState.SUCCEEDED:
+                light.conductor_on(light.store).settle(open_[0].ref)
+            else:
+                light.executor(MINDS).run(open_[0].ref)
+
+        assert [(s.agent, s.round, s.brief.get("task")) for s in light.rows("steps", plan_id)] == steps
+        assert sorted((tool, argument) for tool, argument, _ in light.witness.calls) == calls
+        phases = [s.phase for s in light.rows("steps", plan_id)]
+        assert set(phases) == set(Phase)
 
     @pytest.mark.postgres
     def test_b4_in_every_process_gets_one_step_further_with_each_on_postgres(self, dsn, sealer):

@@ -18,8 +18,11 @@ COPY = "Veltrix operates 26 sites in nine countries and in all of its markets."
 class Toolbox:
     model = ""
 
+    def __init__(self, *stored):
+        self._stored = {e.sha256: e for e in stored}
+
     def evidence(self, sha256):
-        return None
+        return self._stored.get(sha256)
 
 
 def fact(quote, *, step=3, number=1, question=GOAL, locator=None, title="Veltrix", score=1.0):
@@ -37,7 +40,7 @@ def planned(*briefs):
     return Step("p", 2, Agent.PLANNER, StepState.SUCCEEDED, follow_ups=briefs, settled=True)
 
 
-def think(facts=(), steps=None, *, goal=GOAL, depth=2, round_=1, partial=False, sources=None):
+def think(facts=(), steps=None, *, goal=GOAL, depth=2, round_=1, partial=False, sources=None, stored=()):
     steps = [looked()] if steps is None else steps
     own = Step("p", 90, Agent.KEEPER, StepState.RUNNING, round_)
     given = Assignment(
@@ -52,7 +55,7 @@ def think(facts=(), steps=None, *, goal=GOAL, depth=2, round_=1, partial=False, 
         [*steps, own],
         facts,
     )
-    return keeper.think(given, Toolbox())
+    return keeper.think(given, Toolbox(*stored))
 
 
 def aside(thought):
@@ -182,6 +185,21 @@ class TestFactsThatContradictEachOther:
         assert thought.result["contradictions"] == [
             {"question": GOAL, "facts": ["F3.1", "F4.1"], "values": ["26", "47"]}
         ]
+
+    def test_b25_yield_to_the_one_whose_document_is_current(self):
+        """What is outdated stays in the plan, and out of the draft."""
+        old = Evidence.of(COPY, locator="archive/sites.md", title="Veltrix")
+        new = Evidence.of(COPY.replace("26", "47"), locator="sites.md", title="Veltrix")
+        facts = [
+            Fact(3, at, e.text, e.sha256, 0, len(e.text), e.locator, title=e.title, question=GOAL)
+            for at, e in enumerate((old, new), 1)
+        ]
+        thought = think(facts, stored=(old, new))
+
+        (one,) = thought.result["contradictions"]
+        assert (one["values"], one["preferred"]) == (["26", "47"], "F3.2")
+        assert "archive" in one["why"]
+        assert aside(thought) == {"F3.1": "outdated"}
 
     def test_are_looked_for_among_counter_evidence_too(self):
         doubt = looked(4, "What contradicts it?", side=AGAINST)

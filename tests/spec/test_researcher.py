@@ -217,6 +217,22 @@ class TestTheDocumentsOfAnAnswer:
         assert len(searched(ONE, FIVE, depth=3, sources=few)) == 1
         assert len(searched(ONE, FIVE, depth=3)) == 2
 
+    def test_b29_yield_facts_of_one_sentence_each_with_its_place_and_no_wording_twice(self):
+        """The seed kept whole outputs of tools as one fact, and the same again in each round."""
+        twice = page("twice.md", f"{ONE.text}\n\n{FIVE.text}")
+        found = [
+            {"locator": p.locator, "title": p.title, "heading": [], "text": p.text, "start": 0}
+            for p in (FIVE, twice)
+        ]
+        box = Toolbox(
+            FIVE, twice, documents_search=[{"passages": found}], documents_fetch=[FIVE, twice, FIVE]
+        )
+        facts = researcher.think(assignment(), box).facts
+
+        assert len(facts) == len({fact.quote for fact in facts}) > 1
+        assert all(fact.quote.count(". ") == 0 for fact in facts)
+        assert all(box.evidence(f.evidence).text[f.start : f.end] == f.quote for f in facts)
+
     def test_of_a_found_answer_are_counted(self):
         box = Toolbox(statistics=[ANSWER])
         assert researcher.think(assignment(tool="statistics"), box).result["sources"] == 1
