@@ -12,7 +12,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos guards bench sbom audit-deps docs up up-here setup setup-dev lock clean format
+.PHONY: help run test check simulate chaos guards bench eval sbom audit-deps docs up up-here setup setup-dev lock clean format
 
 ##@ Use it
 
@@ -52,6 +52,9 @@ guards: setup-dev ## Take each guard of the fleet away in turn, and tell which t
 bench: setup-dev ## Print what a step costs on this machine, on servers of its own: ARGS="w1 --plans 500"
 	@rm -rf $(STATE)/bench
 	@$(BIN)/python scripts/services.py run $(STATE)/bench $(BIN)/orchestrator bench $(or $(ARGS),all)
+
+eval: setup ## Ask questions whose answers are known, and measure the answers: ARGS="--set folder --limit 200"
+	@$(BIN)/orchestrator eval --data $(STATE)/eval $(ARGS)
 
 sbom: setup ## Write what is installed to run it, as CycloneDX, into .state/sbom.cdx.json
 	@$(BIN)/python scripts/sbom.py $(or $(ARGS),$(STATE)/sbom.cdx.json)

@@ -294,6 +294,11 @@ def _celery_state() -> Any:
     return state
 
 
+def servers(opened: Core) -> Builtins:
+    """The tool servers that come with the product, for somebody who puts the rest together otherwise."""
+    return _builtins(opened)
+
+
 def _builtins(opened: Core) -> Builtins:
     settings = opened.settings
 

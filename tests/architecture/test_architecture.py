@@ -50,6 +50,7 @@ SPEAKS_SQL = {
     "workers/bench/floor.py": "measures the least that a step must cost, on tables of its own",
     "workers/bench/meter.py": "asks the server about itself",
     "workers/bench/workloads.py": "counts what a run left behind, and cleans up after it",
+    "workers/eval/baseline.py": "is plain BM25 by SQLite, in memory, to compare with",
     "workers/toolhost/documents/index.py": "has a SQLite file of its own",
 }
 

@@ -24,6 +24,7 @@ from workers.cli import (
     config,
     dead,
     doctor,
+    eval,  # noqa: A004 - the verb's name
     exits,
     folders,
     keys,
@@ -94,6 +95,7 @@ app.add_typer(worker.app, name="worker")
 app.command("doctor")(doctor.doctor)
 app.add_typer(sandbox.app, name="sandbox")
 app.command("bench")(bench.bench)
+app.command("eval")(eval.evaluate)
 app.command("new-agent")(folders.new_agent)
 app.command("language-reference")(folders.language_reference)
 
