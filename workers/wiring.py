@@ -41,7 +41,7 @@ from workers.gate.surroundings import Known
 from workers.gate.talk import Talk
 from workers.gate.watch import Watch
 from workers.step_consumer import StepConsumer
-from workers.toolhost import egress, model, offer, registry, sandbox, web
+from workers.toolhost import egress, live, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 
@@ -108,6 +108,7 @@ class Hands:
     ) -> None:
         settings, conductor = opened.settings, opened.conductor
         self.alive = Alive(opened.dsn)
+        from_file = tools is None
         try:
             profiles_by_name = profiles.load(house.path("agents"))
             tools = tools or registry.load(settings.tool_registry)
@@ -119,30 +120,46 @@ class Hands:
         except Misconfigured:
             self.alive.close()
             raise
-        self._host = ToolHost(tools, {**_builtins(opened), **(builtins or {})}, opened.secrets)
+        carried = {**_builtins(opened), **(builtins or {})}
+        self._host = ToolHost(tools, carried, opened.secrets)
+        try:
+            live.check(tools, self._host)
+        except registry.RegistryError as error:
+            self._host.close()
+            self.alive.close()
+            raise Misconfigured(str(error)) from error
         prices = {
             "answer_tokens": ANSWER_TOKENS,
             "input_uusd_per_1k": settings.model_input_uusd_per_1k,
             "output_uusd_per_1k": settings.model_output_uusd_per_1k,
         }
+        gate = Gate(
+            conductor,
+            decider,
+            profiles_by_name,
+            tools,
+            self._host,
+            prices,
+            opened.locks,
+            known=Known(
+                egress=settings.hosts,
+                stops=stops(settings),
+                tenants=reach.load(),
+                walled=lambda: sandbox.verdict(settings).enforced,
+            ),
+            crash_point=crash_point,
+        )
+        if settings.tools_look_s and from_file:
+            live.RegistryWatch(
+                settings.tool_registry,
+                tools,
+                offered=lambda new: offer.offered(new, settings),
+                trial=lambda new: ToolHost(new, carried, opened.secrets),
+                holders=(self._host, gate),
+            ).start(settings.tools_look_s)
         self.executor = Executor(
             conductor,
-            Gate(
-                conductor,
-                decider,
-                profiles_by_name,
-                tools,
-                self._host,
-                prices,
-                opened.locks,
-                known=Known(
-                    egress=settings.hosts,
-                    stops=stops(settings),
-                    tenants=reach.load(),
-                    walled=lambda: sandbox.verdict(settings).enforced,
-                ),
-                crash_point=crash_point,
-            ),
+            gate,
             minds,
             holder=self.alive.holder,
             model=settings.model_name if settings.model_base_url else "",

@@ -25,9 +25,9 @@ from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
-from workers.toolhost import egress, model, offer, registry, sandbox, web
+from workers.toolhost import egress, live, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
-from workers.toolhost.host import ToolFailure, ToolHost
+from workers.toolhost.host import ToolHost
 
 OK: Final = "ok"
 WARN: Final = "warn"
@@ -264,16 +264,16 @@ def _tools(chosen: Settings) -> Iterator[Check]:
 
 def _server(host: ToolHost, tools: registry.Registry, name: str) -> Check:
     what = f"tool server {name}"
-    try:
-        offered = set(host.tools(name))
-    except (ToolFailure, TimeoutError) as error:
-        return Check(what, FAIL, view.one_line(error, 300), "Check its entry in configs/tool_registry.yaml.")
-    wanted = {tool.name for tool in tools.of(name)}
-    missing = sorted(wanted - offered)
-    if missing:
-        todo = "Correct the names in configs/tool_registry.yaml, or the server."
-        return Check(what, FAIL, f"it does not offer {', '.join(missing)}", todo)
-    return Check(what, OK, f"offers {view.many(len(wanted), 'registered tool')}")
+    found = live.listed(tools, host, name)
+    if found.silent:
+        return Check(what, FAIL, view.one_line(found.silent, 300), "Check its entry in the tool registry.")
+    if found.missing:
+        todo = "Correct the names in the tool registry, or the server."
+        return Check(what, FAIL, f"it does not offer {', '.join(found.missing)}", todo)
+    ignored = f"; nobody may call its {', '.join(found.unlisted)}" if found.unlisted else ""
+    return Check(
+        what, OK, f"offers {view.many(len(tools.of(name)), 'registered tool')}{view.one_line(ignored, 200)}"
+    )
 
 
 def sandboxed(verdict: sandbox.Verdict) -> Check:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.errors import InvalidSources
 from orchestrator.domain.plan import PlanState
-from orchestrator.domain.report import SHORT
+from orchestrator.domain.layout import SHORT
 from orchestrator.settings import Settings
 from workers.eval import measures
 from workers.eval.baseline import NAMES, Baselines

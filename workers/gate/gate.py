@@ -117,6 +117,10 @@ class Gate:
         with self._turn(claimed, tool, key, occurrence):
             return self._decided(claimed, tool, arguments, key, occurrence)
 
+    def use(self, registry: Registry) -> None:
+        """Work by another registry from the next call on; a call in hand goes on by the one that it began with."""
+        self._registry = registry
+
     def cards(self, agent: str) -> Sequence[ToolCard]:
         """Return what this agent may know of the tools that are offered to it; see `Toolbox.tools`.
 

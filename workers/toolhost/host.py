@@ -169,6 +169,21 @@ class ToolHost:
         found = described.get(tool.name)
         return "" if found is None else digest(found)
 
+    def use(self, registry: Registry) -> None:
+        """Work by another registry from the next call on; servers that are started otherwise by it are let go of.
+
+        One that is in the middle of a call ends with that.
+        """
+        with self._lock:
+            before, self._registry = self._registry, registry
+            gone = [
+                p for p in self._sessions if registry.servers.get(p.server) != before.servers.get(p.server)
+            ]
+            sessions = [self._sessions.pop(place) for place in gone]
+            idle = [session for session in sessions if not session.users]
+        for session in idle:
+            session.stop()
+
     def close(self) -> None:
         """Stop every server."""
         with self._lock:
@@ -180,7 +195,7 @@ class ToolHost:
 
     def _given(self, server: str, tenant: str) -> _Given:
         """Return what the server is to be started with; raises `ToolFailure` where a secret is not to be had."""
-        names = self._registry.servers[server].secrets
+        names = self._spec(server).secrets
         if not names:
             return _Given(_Place(server))
         values = {variable: self._secret(server, tenant, name) for variable, name in names.items()}
@@ -189,6 +204,12 @@ class ToolHost:
             values,
             Veil(values.values()),
         )
+
+    def _spec(self, server: str) -> ServerSpec:
+        spec = self._registry.servers.get(server)
+        if spec is None:
+            raise ToolFailure("server_gone", f"There is no tool server {server} in the registry any more.")
+        return spec
 
     def _secret(self, server: str, tenant: str, name: str) -> str:
         if self._secrets is None:
@@ -214,7 +235,7 @@ class ToolHost:
         with self._lock:
             session = self._sessions.pop(place, None)
             if session is None:
-                session = _Session(self._target(self._registry.servers[place.server], given), given.veil)
+                session = _Session(self._target(self._spec(place.server), given), given.veil)
                 session.start()
             self._sessions[place] = session  # the last of them, being the one that was called last
             session.users += 1
