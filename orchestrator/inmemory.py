@@ -6,13 +6,14 @@ says which holders are; `on_commit` is called before and after each commit, so t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.consensus import Ballot
@@ -45,7 +46,7 @@ from orchestrator.domain.plan import (
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.domain.secret import SealedVersion, SecretState, WrappedKey
 from orchestrator.messages import Message, Topic
-from orchestrator.ports import Completion
+from orchestrator.ports import Completion, Recalled
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -200,6 +201,9 @@ class _OfTenant:
             raise ForeignTenant(
                 f"This is not for tenant {self._tenant!r} to see or to change, and nothing was written."
             )
+
+
+_LEXEME: Final = re.compile(r"[^\W_]+")
 
 
 class InMemoryTx:
@@ -507,6 +511,45 @@ class InMemoryTx:
 
     def facts(self, plan_id: str) -> Sequence[Fact]:
         return sorted(self._store.fact_rows.get(plan_id, []), key=lambda f: (f.step, f.number))
+
+    def related_facts(
+        self,
+        tenant: str,
+        words: Sequence[str],
+        *,
+        least: int,
+        without: Sequence[str] = (),
+        plans: int = 500,
+        limit: int = 8,
+    ) -> Sequence[Recalled]:
+        ended = [p for p in self._store.plan_rows.values() if self._remembered(p, tenant, without)]
+        ended.sort(key=lambda p: p.plan_id)
+        ended.sort(key=lambda p: p.created_at, reverse=True)
+        found: list[tuple[int, Recalled]] = []
+        for plan in ended[:plans]:
+            for fact in self.facts(plan.plan_id):
+                there = set(_LEXEME.findall(f"{fact.quote} {fact.question}".lower()))
+                count = sum(word in there for word in words)
+                if count >= least and plan.finished_at is not None:
+                    found.append((count, Recalled(plan.plan_id, plan.finished_at, fact)))
+        found.sort(key=lambda each: (each[1].plan_id, each[1].fact.step, each[1].fact.number))
+        found.sort(key=lambda each: each[1].ended_at, reverse=True)
+        found.sort(key=lambda each: -each[0])
+        placed: dict[tuple[str, int, int], Recalled] = {}
+        for _, each in found:
+            placed.setdefault((each.fact.evidence, each.fact.start, each.fact.end), each)
+        return list(placed.values())[:limit]
+
+    def _remembered(self, plan: Plan, tenant: str, without: Sequence[str]) -> bool:
+        report = self._store.report_rows.get(plan.plan_id) or {}
+        first = next(iter(self._store.event_rows.get(plan.plan_id, [])), None)
+        return (
+            plan.tenant == tenant
+            and plan.state is PlanState.SUCCEEDED
+            and report.get("verdict") == "answered"
+            and (first is None or first.kind != "plan.forked")
+            and not any(call.tool in without for call in self.calls(plan.plan_id))
+        )
 
     def put_evidence(self, tenant: str, evidence: Evidence) -> None:
         if (tenant, evidence.sha256) not in self._store.evidence_rows:

@@ -57,6 +57,15 @@ class Completion:
     told: Mapping[str, Json]
 
 
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A fact of an earlier plan, and when that plan ended."""
+
+    plan_id: str
+    ended_at: datetime
+    fact: Fact
+
+
 class Tx(Protocol):
     """One transaction on the store."""
 
@@ -212,6 +221,23 @@ class Tx(Protocol):
 
     def facts(self, plan_id: str) -> Sequence[Fact]:
         """A plan's facts by step and number."""
+        ...
+
+    def related_facts(
+        self,
+        tenant: str,
+        words: Sequence[str],
+        *,
+        least: int,
+        without: Sequence[str] = (),
+        plans: int = 500,
+        limit: int = 8,
+    ) -> Sequence[Recalled]:
+        """Facts of the tenant's latest plans that ended with an answer, those with the most of the words first.
+
+        A fact needs `least` of the words, in lower case, in its quote or its question; each place in evidence comes
+        once, from the plan that ended last. Plans that called a tool `without`, or are forks, are passed by.
+        """
         ...
 
     def put_evidence(self, tenant: str, evidence: Evidence) -> None:

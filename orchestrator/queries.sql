@@ -652,6 +652,42 @@ SELECT *
  WHERE plan_id = %(plan_id)s
  ORDER BY round;
 
+-- name: related_facts
+-- Facts of a tenant's latest plans that ended with an answer, those with the most of the words first, each place once.
+-- Plans that called one of the tools `without`, or began as a fork of another plan, are passed by.
+  WITH ended AS (
+       SELECT p.plan_id, p.finished_at
+         FROM plan AS p
+         JOIN report AS r ON r.plan_id = p.plan_id
+        WHERE p.tenant = %(tenant)s
+          AND p.state = 'succeeded'
+          AND r.body ->> 'verdict' = 'answered'
+          AND NOT EXISTS (SELECT 1 FROM call AS c WHERE c.plan_id = p.plan_id AND c.tool = ANY(%(without)s))
+          AND NOT EXISTS (SELECT 1 FROM event AS e
+                           WHERE e.plan_id = p.plan_id AND e.number = 1 AND e.kind = 'plan.forked')
+        ORDER BY p.created_at DESC, p.plan_id
+        LIMIT %(plans)s
+       ),
+       counted AS (
+       SELECT f.*, ended.finished_at,
+              (SELECT count(*)
+                 FROM unnest(%(words)s::text[]) AS word
+                WHERE word = ANY(tsvector_to_array(to_tsvector('simple', f.quote || ' ' || f.question)))) AS words
+         FROM ended
+         JOIN fact AS f ON f.plan_id = ended.plan_id
+        WHERE f.tenant = %(tenant)s
+       ),
+       placed AS (
+       SELECT DISTINCT ON (evidence, start_at, end_at) *
+         FROM counted
+        WHERE words >= %(least)s
+        ORDER BY evidence, start_at, end_at, words DESC, finished_at DESC, plan_id, step, number
+       )
+SELECT *
+  FROM placed
+ ORDER BY words DESC, finished_at DESC, plan_id, step, number
+ LIMIT %(limit)s;
+
 -- name: put_evidence
 -- Store a source once per tenant and digest.
 INSERT INTO evidence (tenant, sha256, text, locator, title, media_type, origin_sha256, stored_at)

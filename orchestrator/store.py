@@ -59,7 +59,7 @@ from orchestrator.domain.plan import (
 from orchestrator.domain.schedule import Firing, FiringOutcome, Misfire, Overlap, Schedule
 from orchestrator.domain.secret import SealedVersion, SecretState, SecretVersion, WrappedKey
 from orchestrator.messages import Message, Topic
-from orchestrator.ports import Completion
+from orchestrator.ports import Completion, Recalled
 from orchestrator.queries import queries
 from orchestrator.vault.checkpoint import Checkpoint, Leaf
 from orchestrator.vault.ledger import ledger_of
@@ -812,6 +812,27 @@ class PgTx:
 
     def facts(self, plan_id: str) -> Sequence[Fact]:
         return [_fact(row) for row in self._run("facts", plan_id=plan_id)]
+
+    def related_facts(
+        self,
+        tenant: str,
+        words: Sequence[str],
+        *,
+        least: int,
+        without: Sequence[str] = (),
+        plans: int = 500,
+        limit: int = 8,
+    ) -> Sequence[Recalled]:
+        rows = self._run(
+            "related_facts",
+            tenant=tenant,
+            words=list(words),
+            least=least,
+            without=list(without),
+            plans=plans,
+            limit=limit,
+        )
+        return [Recalled(str(row["plan_id"]), row["finished_at"], _fact(row)) for row in rows]
 
     def put_evidence(self, tenant: str, evidence: Evidence) -> None:
         self._run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +41,7 @@ from workers.gate.surroundings import Known
 from workers.gate.talk import Talk
 from workers.gate.watch import Watch
 from workers.step_consumer import StepConsumer
-from workers.toolhost import egress, live, model, offer, registry, sandbox, web
+from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 
@@ -120,7 +120,7 @@ class Hands:
         except Misconfigured:
             self.alive.close()
             raise
-        carried = {**_builtins(opened), **(builtins or {})}
+        carried = {**_builtins(opened, lambda: gate.labelled), **(builtins or {})}
         self._host = ToolHost(tools, carried, opened.secrets)
         try:
             live.check(tools, self._host)
@@ -316,7 +316,7 @@ def servers(opened: Core) -> Builtins:
     return _builtins(opened)
 
 
-def _builtins(opened: Core) -> Builtins:
+def _builtins(opened: Core, labelled: Callable[[], Collection[str]] = frozenset) -> Builtins:
     settings = opened.settings
 
     def roots() -> list[Path]:
@@ -333,6 +333,7 @@ def _builtins(opened: Core) -> Builtins:
     return {
         "documents": lambda: documents_server.build(roots, settings.data / "indexes"),
         "model": lambda: model.build(endpoint),
+        "memory": lambda: memory.build(opened.store, labelled),
         "web": lambda: web.build(
             egress.Guard(egress.Rules.of(settings.hosts, plain_http=settings.egress_plain_http))
         ),

@@ -135,6 +135,7 @@ def test_an_instruction_in_a_document_is_not_followed(answered):
         "documents_index",
         "documents_search",
         "documents_fetch",
+        "memory_search",
     }
 
 

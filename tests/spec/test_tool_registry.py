@@ -201,6 +201,7 @@ class TestTheStockRegistry:
             "documents_search": ("documents", "documents.read", "idempotent", 30),
             "documents_fetch": ("documents", "documents.read", "idempotent", 30),
             "model_complete": ("model", "model.invoke", "keyed", 120),
+            "memory_search": ("memory", "documents.read", "idempotent", 15),
             "fetch_url": ("web", "network.egress", "idempotent", 30),
         }
         assert all(tool.cost_uusd == 0 for tool in loaded.tools.values())
@@ -221,7 +222,7 @@ class TestTheStockRegistry:
             if enforcer.judge(asked(profile, tool)).allow
         }
 
-        documents = {"documents_index", "documents_search", "documents_fetch"}
+        documents = {"documents_index", "documents_search", "documents_fetch", "memory_search"}
         minds = loaded.keys() - {"synthesiser"}
         assert allowed == {
             *((name, "model_complete") for name in minds),

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +20,13 @@ import psycopg
 from agents import profiles
 from orchestrator import chains, database, house, locks, prompts
 from orchestrator.domain.errors import Misconfigured, OrchestratorError
+from orchestrator.inmemory import InMemoryStore
 from orchestrator.settings import Settings
 from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
-from workers.toolhost import egress, live, model, offer, registry, sandbox, web
+from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 
@@ -241,6 +242,7 @@ def _tools(chosen: Settings) -> Iterator[Check]:
     builtins: dict[str, Callable[[], Any]] = {
         "documents": lambda: documents_server.build(chosen.roots, chosen.data / "indexes"),
         "model": lambda: model.build(endpoint),
+        "memory": lambda: memory.build(InMemoryStore(lambda: datetime.now(UTC)), frozenset),  # only listed
         "web": lambda: web.build(
             egress.Guard(egress.Rules.of(chosen.hosts, plain_http=chosen.egress_plain_http))
         ),

@@ -121,6 +121,11 @@ class Gate:
         """Work by another registry from the next call on; a call in hand goes on by the one that it began with."""
         self._registry = registry
 
+    @property
+    def labelled(self) -> frozenset[str]:
+        """The tools that bring in what others wrote, or what must not leave."""
+        return self._registry.labelled
+
     def cards(self, agent: str) -> Sequence[ToolCard]:
         """Return what this agent may know of the tools that are offered to it; see `Toolbox.tools`.
 

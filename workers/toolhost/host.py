@@ -21,7 +21,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
@@ -47,6 +47,10 @@ TENANT_SERVERS = 32
 
 KEY_META = "orchestrator/idempotency-key"
 """The name under which a keyed call's key travels to its server."""
+
+
+TENANT_META: Final = "orchestrator/tenant"
+"""The name under which a server that comes with the product is told whose plan calls; no other server is."""
 
 
 class ToolFailure(Exception):
@@ -105,7 +109,7 @@ class ToolHost:
         given = self._given(tool.server, tenant)
         try:
             with self._using(given) as session:
-                return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key))
+                return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key, tenant))
         except ToolFailure as failure:
             if not given.veil:
                 raise
@@ -122,8 +126,9 @@ class ToolHost:
         arguments: Mapping[str, Any],
         timeout_s: float,
         key: str,
+        tenant: str,
     ) -> Mapping[str, Any]:
-        waiting = session.submit(session.call(tool.name, dict(arguments), timeout_s, key))
+        waiting = session.submit(session.call(tool.name, dict(arguments), timeout_s, key, tenant))
         try:
             result = waiting.result(timeout_s + 1.0)
         except (concurrent.futures.TimeoutError, TimeoutError):
@@ -354,10 +359,13 @@ class _Session:
         finally:
             printed.close()
 
-    async def call(self, tool: str, arguments: dict[str, Any], timeout_s: float, key: str) -> CallToolResult:
+    async def call(
+        self, tool: str, arguments: dict[str, Any], timeout_s: float, key: str, tenant: str
+    ) -> CallToolResult:
         if self._client is None:
             raise ConnectionError("the connection is closed")
-        meta: Any = {KEY_META: key}
+        own = isinstance(self._target, MCPServer)
+        meta: Any = {KEY_META: key, **({TENANT_META: tenant} if own else {})}
         return await asyncio.wait_for(
             self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s, meta=meta),
             timeout_s + 0.5,

@@ -18,7 +18,7 @@ from agents.profiles import StrictLoader, complaints, known_capability
 
 Semantics: TypeAlias = Literal["idempotent", "keyed", "at_most_once"]
 Label: TypeAlias = Literal["untrusted", "sensitive"]
-Builtin: TypeAlias = Literal["documents", "model", "web"]
+Builtin: TypeAlias = Literal["documents", "model", "web", "memory"]
 
 
 class RegistryError(ValueError):
@@ -85,6 +85,11 @@ class Registry:
     def of(self, server: str) -> tuple[ToolSpec, ...]:
         """Return the tools that a server carries."""
         return tuple(tool for tool in self.tools.values() if tool.server == server)
+
+    @property
+    def labelled(self) -> frozenset[str]:
+        """The tools that bring in what others wrote, or what must not leave."""
+        return frozenset(t.name for t in self.tools.values() if t.yields or t.capability == "network.egress")
 
     def without(self, reasons: Mapping[str, str]) -> "Registry":
         """Return the same without some of its tools, which are withheld for the reasons given."""
