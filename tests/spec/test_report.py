@@ -444,8 +444,21 @@ class TestCounterEvidence:
         )
         assert faults(report) == []
 
+    def test_is_no_quote_that_was_found_for_the_answer_as_well(self):
+        report = made(against=[SAME.name])
+
+        assert {s["side"] for s in report["sections"]} == {"for"}
+
 
 class TestComputedEvidence:
+    def test_cannot_be_passed_off_as_something_else_even_where_the_facts_are_not_at_hand(self):
+        report = disputed()
+
+        assert check(report, EVERYWHERE.get) == []
+        for key, value in (("computed", False), ("script", "e" * 64)):
+            altered = put(report, ("citations", 4, key), value)
+            assert [f.where for f in check(altered, EVERYWHERE.get)] == ["citation 5"]
+
     def test_is_shown_as_computed_with_the_digest_of_its_script(self):
         report = disputed([{"title": "Answer", "sentences": [says(MEAN.quote, MEAN)]}], contradictions=[])
         text = markdown(report)
@@ -519,6 +532,11 @@ OF_DISPUTES = [
     (("contradictions", 0, "sides", 0, "value"), "ten", "contradiction 1, side 1"),
     (("contradictions", 0, "sides", 1), None, "report"),
     (("contradictions", 0, "sides"), [], "contradiction 1"),
+    (
+        ("contradictions", 0, "sides", 1),
+        {"text": "A lock is held by one 🔒.", "citations": [1], "value": "one"},
+        "contradiction 1",
+    ),
     (("contradictions", 0, "preferred"), 3, "contradiction 1"),
     (("contradictions", 0, "preferred"), True, "contradiction 1"),
     (("contradictions", 0, "preferred"), None, "contradiction 1"),
@@ -530,6 +548,16 @@ OF_DISPUTES = [
     (("citations", 4, "script"), "e" * 64, "citation 5"),
     (("citations", 4, "locator"), f"computed:{'e' * 64}", "citation 5"),
 ]
+
+
+def test_a_word_that_mixes_alphabets_is_named_with_its_source():
+    imitating = Evidence.of("A l\u043eck is held by one.", locator="imitation.md")
+    fact = quoted(imitating.text, imitating, 1)
+    drafted = [{"title": "Answer", "sentences": [says(imitating.text, fact)]}]
+    report = made(drafted, facts={fact.name: fact}, evidence_of={imitating.sha256: imitating}.get)
+
+    assert "; mixes alphabets in one word: l\u043eck\n" in markdown(report)
+    assert "mixes alphabets" not in markdown(made())
 
 
 class TestAReportOfTheFirstVersion:
