@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from agents import vintage
 from agents.toolbox import AGAINST, Assignment, Toolbox
 from orchestrator.domain import ooda
-from orchestrator.domain.consensus import stands
+from orchestrator.domain.consensus import doubt, stands
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Agent, Phase, Step, StepState
+from orchestrator.domain.plan import Agent, Fact, Phase, Step, StepState
 from orchestrator.domain.report import build
 
 EXTRACTIVE = "Extractive: no language model; every sentence is quoted word for word from its source."
@@ -42,9 +43,10 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         evidence_of=toolbox.evidence,
         asked=_asked(assignment, planned),
         reasons=_reasons(assignment, planned),
-        notes=[*_refusal(assignment), *_notes(planned), *_superseded(assignment)],
+        notes=[*_refusal(assignment), *_notes(planned), *_superseded(assignment), *_doubts(_judged(assignment))],
         contradictions=kept.get("contradictions", []),
         against=_against(assignment),
+        vintage_of=lambda fact: _vintage(fact, toolbox),
     )
     return Completed("written", report=report, result={"verdict": report["verdict"]})
 
@@ -63,8 +65,20 @@ def _verdict(assignment: Assignment) -> str:
     routed = _routed(assignment)
     if routed:
         return _AT_ONCE[routed]
-    judged = [s for s in assignment.steps if s.agent is Agent.JUDGE and s.state is StepState.SUCCEEDED]
+    judged = _judged(assignment)
     return "answered" if judged and stands(judged[-1]) else "needs_review"
+
+
+def _judged(assignment: Assignment) -> Sequence[Step]:
+    return [s for s in assignment.steps if s.agent is Agent.JUDGE and s.state is StepState.SUCCEEDED]
+
+
+def _vintage(fact: Fact, toolbox: Toolbox) -> vintage.Vintage | None:
+    """How current a fact's document is; `None` for what a question about the past asks for."""
+    if vintage.wanted(fact.question, fact.locator):
+        return None
+    evidence = toolbox.evidence(fact.evidence)
+    return None if evidence is None else vintage.of(evidence.locator, evidence.title, evidence.text)
 
 
 def _method(assignment: Assignment, toolbox: Toolbox, verdict: str) -> str:
@@ -153,6 +167,11 @@ def _superseded(assignment: Assignment) -> list[str]:
         for locator, why in told["documents"].items():
             notes.setdefault(f"{how}: {locator}. {why}")
     return list(notes)
+
+
+def _doubts(judged: Sequence[Step]) -> list[str]:
+    """Why the last draft was not accepted; in numbers, since nothing that a model says is printed."""
+    return [doubt(judged[-1])] if judged and not stands(judged[-1]) else []
 
 
 def _notes(planned: Any) -> list[str]:

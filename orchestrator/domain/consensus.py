@@ -132,6 +132,19 @@ def stands(judge: Step) -> bool:
     return _accepted(*_said(judge), judge.round)
 
 
+def doubt(judge: Step) -> str:
+    """Say in a sentence what kept a judge's finished step from accepting its draft."""
+    verdict, sure, objections = _said(judge)
+    needed = threshold(judge.round)
+    grave = (
+        f", with {objections} grave {'objection' if objections == 1 else 'objections'}" if objections else ""
+    )
+    return (
+        f"Not accepted in round {judge.round + 1}: the judge's verdict was {verdict}, {sure:.2f} sure where {needed:.2f} "
+        f"was needed{grave}."
+    )
+
+
 def cast(judge: Step, *, most: int, affordable: bool) -> Ballot:
     """Return the ballot of a judge's finished step; `most` rounds may be had, and the next if it is `affordable`."""
     verdict, sure, objections = _said(judge)

@@ -10,12 +10,15 @@ import pytest
 
 from agents import profiles
 from agents.minds import MINDS
+from orchestrator import store
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.consensus import Decision, Why
-from orchestrator.domain.plan import Agent, CallState, PlanState, StepState, request
+from orchestrator.domain.outcome import Completed
+from orchestrator.domain.plan import Agent, CallState, PlanState, StepRef, StepState, request
+from orchestrator.queries import queries
 from tests.contract.bench import InMemoryBench, PostgresBench, new_plan
 from tests.contract.test_model import KEY_VARIABLE, Endpoint, real_tools, said
-from tests.contract.workbench import ROOT
+from tests.contract.workbench import ROOT, opened
 
 PROFILES = profiles.load(ROOT / "agents")
 GOAL = "What is a lock?"
@@ -194,6 +197,28 @@ class TestADebate:
         assert debate.heard["judge"] == 4
         assert [b[:3] for b in ballots(work, plan_id)] == [(0, "revise", 0.0), (1, "revise", 0.0)]
 
+    @pytest.mark.parametrize(
+        "reply", ["Sure!", "", '{"verdict": "accept", "verdict": "accept"}', "[" * 9_999]
+    )
+    def test_with_a_model_that_never_answers_as_asked_quotes_and_needs_review(
+        self, work, endpoint, folder, reply
+    ):
+        endpoint.answer = lambda body: (200, said(reply))
+
+        plan_id = run(work, folder)
+
+        agents = [s.agent for s in work.rows("steps", plan_id)]
+        of_step = Counter(
+            agents[c.step - 1] for c in work.rows("calls", plan_id) if c.tool == "model_complete"
+        )
+        assert set(of_step.values()) == {2, 4}  # one retry, in each of two rounds
+        assert of_step[Agent.JUDGE] == of_step[Agent.GENERATOR] == 4
+        report = work.rows("report", plan_id)
+        assert report["verdict"] == "needs_review"
+        assert [s["text"] in TEXT for section in report["sections"] for s in section["sentences"]] == [
+            True
+        ] * 2
+
     def test_that_goes_round_in_circles_says_so(self, work, endpoint, folder):
         endpoint.answer = Debate(verdict("revise", 0.9, "Again."), drafts=PARAPHRASES[:1])
 
@@ -364,8 +389,46 @@ class TestAWorkerThatDies:
         bench.close()
 
 
+class Counted(dict):
+    """The product's queries, and which of them were used."""
+
+    def __init__(self):
+        super().__init__(queries())
+        self.used = []
+
+    def __getitem__(self, name):
+        self.used.append(name)
+        return super().__getitem__(name)
+
+
 @pytest.mark.postgres
 class TestTheTableOfBallots:
+    def test_costs_a_settlement_one_statement_and_only_that_of_a_judge(self, dsn, sealer, monkeypatch):
+        bench = PostgresBench(dsn)
+        with opened(bench, sealer) as work:
+            plan_id = work.conductor.submit(request(GOAL)).plan_id
+            counted, told = Counted(), {}
+            monkeypatch.setattr(store, "queries", lambda: counted)
+            outcomes = [
+                Completed("deep"),
+                Completed("planned"),
+                Completed("drafted"),
+                Completed("critiqued"),
+                Completed("accept", result={"confidence": 1.0}),
+            ]
+            for number, outcome in enumerate(outcomes, start=1):
+                claimed = work.claim(StepRef(plan_id, number))
+                assert work.conductor.report(claimed, outcome)
+                counted.used.clear()
+                work.conductor.settle(claimed.ref)
+                told[claimed.step.agent] = list(counted.used)
+
+            judged = told.pop(Agent.JUDGE)
+            (usual,) = {tuple(used) for used in told.values()}
+            assert sorted(judged) == sorted([*usual, "cast_ballots"])
+            assert [b.decided for b in work.rows("ballots", plan_id)] == [Decision.ACCEPTED]
+        bench.close()
+
     def test_refuses_a_row_that_no_rule_could_make(self, dsn):
         bench = PostgresBench(dsn)
         row = {

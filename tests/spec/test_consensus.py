@@ -647,6 +647,18 @@ class TestAReport:
     def test_b44_of_a_draft_that_was_not_accepted_says_that_it_needs_review(self, judge_step):
         assert self.written(judge_step) == "needs_review"
 
+    def test_says_why_no_draft_was_accepted_and_no_word_of_the_judge(self):
+        refused = judged("revise", 0.5, round_=1, objections=2, reasons=["The moon is cheese."])
+        steps = [done(Agent.GENERATOR, result=DRAFT), refused]
+        report = synthesiser.think(assignment(steps=steps, facts=[ONE]), Notebook()).report
+
+        (note,) = report["notes"]
+        assert note.startswith(
+            "Not accepted in round 2: the judge's verdict was revise, 0.50 sure where 0.90 "
+        )
+        assert note.endswith("was needed, with 2 grave objections.")
+        assert "cheese" not in json.dumps(report)
+
 
 class TestPortions:
     @given(st.lists(st.integers(0, 60)), st.integers(1, 100))
