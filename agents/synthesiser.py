@@ -43,7 +43,12 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         evidence_of=toolbox.evidence,
         asked=_asked(assignment, planned),
         reasons=_reasons(assignment, planned),
-        notes=[*_refusal(assignment), *_notes(planned), *_superseded(assignment), *_doubts(_judged(assignment))],
+        notes=[
+            *_refusal(assignment),
+            *_notes(planned),
+            *_superseded(assignment),
+            *_doubts(_judged(assignment)),
+        ],
         contradictions=kept.get("contradictions", []),
         against=_against(assignment),
         vintage_of=lambda fact: _vintage(fact, toolbox),

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.errors import InvalidSources
-from orchestrator.domain.plan import PlanState
 from orchestrator.domain.layout import SHORT
+from orchestrator.domain.plan import PlanState
 from orchestrator.settings import Settings
 from workers.eval import measures
 from workers.eval.baseline import NAMES, Baselines
