@@ -78,6 +78,7 @@ class Settings(BaseModel):
     egress_plain_http: bool
     sandbox_python: str
     sandbox_first_uid: int = Field(ge=1000, le=2**31)
+    models_file: str
     model_base_url: str
     model_name: str
     model_key_env: str

@@ -56,6 +56,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "rates.returned": "Redis counts requests for all replicas again.",
     "rates.unavailable": "Redis did not count a request; each replica counts for itself, at its share of the rate.",
     "request.failed": "An HTTP request met a fault that nobody foresaw; its caller was told the trace id only.",
+    "model.skipped": "A model did not answer; the next in its route is asked.",
     "notification.delivered": "The webhook took a notification.",
     "notification.failed": "The webhook did not take a notification; it is tried again later.",
     "notification.abandoned": "A notification used up its attempts; `orchestrator approvals show` lists it.",

@@ -44,9 +44,7 @@ from workers.step_consumer import StepConsumer
 from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
-
-ANSWER_TOKENS = 4_000
-"""Tokens reserved for a model's answer before it is asked."""
+from workers.toolhost.models import catalogue
 
 _EVERYTHING = 1_000_000
 
@@ -113,6 +111,7 @@ class Hands:
             profiles_by_name = profiles.load(house.path("agents"))
             tools = tools or registry.load(settings.tool_registry)
             tools = offer.offered(tools, settings)
+            models = catalogue.of(settings)
             decider = enforcer(settings)
         except (profiles.ProfileError, registry.RegistryError) as error:
             self.alive.close()
@@ -120,7 +119,7 @@ class Hands:
         except Misconfigured:
             self.alive.close()
             raise
-        carried = {**_builtins(opened, lambda: gate.labelled), **(builtins or {})}
+        carried = {**_builtins(opened, models, lambda: gate.labelled), **(builtins or {})}
         self._host = ToolHost(tools, carried, opened.secrets)
         try:
             live.check(tools, self._host)
@@ -128,18 +127,13 @@ class Hands:
             self._host.close()
             self.alive.close()
             raise Misconfigured(str(error)) from error
-        prices = {
-            "answer_tokens": ANSWER_TOKENS,
-            "input_uusd_per_1k": settings.model_input_uusd_per_1k,
-            "output_uusd_per_1k": settings.model_output_uusd_per_1k,
-        }
         gate = Gate(
             conductor,
             decider,
             profiles_by_name,
             tools,
             self._host,
-            prices,
+            models,
             opened.locks,
             known=Known(
                 egress=settings.hosts,
@@ -162,7 +156,7 @@ class Hands:
             gate,
             minds,
             holder=self.alive.holder,
-            model=settings.model_name if settings.model_base_url else "",
+            model=models.first,
             step_timeout_s=settings.step_timeout_s,
             prompts=prompts.book(settings.prompts).current,
             crash_point=crash_point,
@@ -278,6 +272,7 @@ def notarise(opened: Core, stopping: threading.Event) -> None:
 def talk(opened: Core, judge: Judge) -> Talk:
     """What answers conversations by the configured model, outside of plans."""
     settings = opened.settings
+    models = catalogue.of(settings)
     try:
         tools = offer.offered(registry.load(settings.tool_registry), settings)
     except registry.RegistryError as error:
@@ -286,9 +281,9 @@ def talk(opened: Core, judge: Judge) -> Talk:
         opened.store,
         opened.sealer,
         judge,
-        ToolHost(tools, _builtins(opened), opened.secrets),
+        ToolHost(tools, _builtins(opened, models), opened.secrets),
         tools.tools.get("model_complete"),
-        model=settings.model_name if settings.model_base_url else "",
+        models=models,
         stops=stops(settings),
     )
 
@@ -313,10 +308,12 @@ def _celery_state() -> Any:
 
 def servers(opened: Core) -> Builtins:
     """The tool servers that come with the product, for somebody who puts the rest together otherwise."""
-    return _builtins(opened)
+    return _builtins(opened, catalogue.of(opened.settings))
 
 
-def _builtins(opened: Core, labelled: Callable[[], Collection[str]] = frozenset) -> Builtins:
+def _builtins(
+    opened: Core, models: catalogue.Catalogue, labelled: Callable[[], Collection[str]] = frozenset
+) -> Builtins:
     settings = opened.settings
 
     def roots() -> list[Path]:
@@ -327,12 +324,9 @@ def _builtins(opened: Core, labelled: Callable[[], Collection[str]] = frozenset)
             named = [p.sources.get("documents") for p in tx.plans(limit=500) if p.state in ALIVE]
         return [*settings.roots, *(Path(str(folder)) for folder in named if folder)]
 
-    endpoint = model.Endpoint(
-        settings.model_base_url, settings.model_name, settings.model_key_env, answer_tokens=ANSWER_TOKENS
-    )
     return {
         "documents": lambda: documents_server.build(roots, settings.data / "indexes"),
-        "model": lambda: model.build(endpoint),
+        "model": lambda: model.build(models),
         "memory": lambda: memory.build(opened.store, labelled),
         "web": lambda: web.build(
             egress.Guard(egress.Rules.of(settings.hosts, plain_http=settings.egress_plain_http))

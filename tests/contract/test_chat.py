@@ -43,7 +43,7 @@ class Chat:
             judge or EmbeddedEnforcer(house.path("policies")),
             self.host,
             TOOLS.tools["model_complete"],
-            model=name,
+            models=here.catalogue() if name else None,
             stops=Stops(self.stops, may_be_missing=True),
         )
         who = identity.Principal("ada", "acme", frozenset(roles), kind="development")

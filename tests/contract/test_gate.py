@@ -466,7 +466,7 @@ class TestACallThatFailed:
             ("hangs_sync", {}, "timed_out", CallState.UNKNOWN),
         ],
     )
-    def test_leaves_no_evidence_and_no_fact(self, work, tool, arguments, reason, state):
+    def test_leaves_why_it_failed_but_no_evidence_and_no_fact(self, work, tool, arguments, reason, state):
         claimed = work.claim()
 
         with pytest.raises(CallFailed) as failed:
@@ -474,7 +474,12 @@ class TestACallThatFailed:
 
         assert failed.value.reason == reason
         (call,) = work.rows("calls", claimed.ref.plan_id)
-        assert (call.state, call.evidence, call.result, bool(call.error)) == (state, None, None, True)
+        assert (call.state, call.evidence, call.result, bool(call.error)) == (
+            state,
+            None,
+            {"reason": reason},
+            True,
+        )
         assert "\x00" not in call.error
         assert work.rows("facts", claimed.ref.plan_id) == []
         (outcome,) = work.audit(claimed.ref.plan_id, "tool.outcome")

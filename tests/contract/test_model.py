@@ -24,6 +24,8 @@ from workers.gate.gate import CallFailed
 from workers.toolhost import model, registry
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
+from workers.toolhost.models import wire
+from workers.toolhost.models.port import FAULTS
 
 KEY = "sk-planted-4f9c1e7a"
 KEY_VARIABLE = "ORCHESTRATOR_TEST_MODEL_KEY"
@@ -82,7 +84,7 @@ class Endpoint:
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(wire, "BASE_S", 0.001)
     made = Endpoint()
     yield made
     made.close()
@@ -140,6 +142,11 @@ class TestAnAnswer:
             "model": "m-1",
             "input_tokens": 11,
             "output_tokens": 7,
+            "cached_tokens": 0,
+            "written_tokens": 0,
+            "fault": "",
+            "detail": "",
+            "unbilled": False,
         }
         ((path, body),) = endpoint.requests
         assert path == "/v1/chat/completions"
@@ -171,13 +178,14 @@ class TestAnAnswer:
     @pytest.mark.parametrize("status", [400, 422])
     def test_is_asked_for_as_json_only_where_the_server_takes_no_schema(self, work, endpoint, status):
         endpoint.answer = lambda body: (
-            (status, b"") if body["response_format"]["type"] == "json_schema" else (200, said("{}"))
+            (200, said("{}")) if body.get("response_format") == {"type": "json_object"} else (status, b"")
         )
         arguments = {**CONVERSATION, "schema": {"type": "object"}}
         result = work.gate().call(work.claim(), "model_complete", arguments, occurrence=0)
 
         assert result.content["text"] == "{}"
-        assert [b["response_format"]["type"] for _, b in endpoint.requests] == ["json_schema", "json_object"]
+        forms = [b.get("response_format", {}).get("type") for _, b in endpoint.requests]
+        assert forms == ["json_schema", None, "json_object"]  # the second asked by way of a tool
 
     def test_that_is_not_json_is_still_an_answer(self, work, endpoint):
         endpoint.answer = lambda body: (200, said("I would rather talk. \x00 \ud800"))
@@ -203,14 +211,10 @@ class TestAnAnswer:
             (200, said(["a"]), "refused or gave no text"),
             (200, said("x" * 200_001), "refused or gave no text"),
             (200, said("{}", finish="length"), "cut off"),
-            (200, said("{}", usage=("many", 1)), "chat completions form"),
-            (200, said("{}", usage=(float("inf"), 1)), "chat completions form"),
             (200, b" " * 4_000_001, "more than 4,000,000 bytes"),
             (200, said(f'{{"key": "{KEY}"}}'), "holds the key"),
             (302, b"", "status 302"),
             (401, {"error": KEY}, "status 401"),
-            (429, b"", "status 429"),
-            (500, b"oh no", "status 500"),
         ],
     )
     def test_that_cannot_be_used_is_a_failure_that_says_why(self, work, endpoint, status, reply, detail):
@@ -220,18 +224,20 @@ class TestAnAnswer:
         with pytest.raises(CallFailed) as failed:
             work.gate().call(claimed, "model_complete", CONVERSATION, occurrence=0)
 
-        assert failed.value.reason == "tool_error"
+        assert failed.value.reason in FAULTS
         assert detail in failed.value.detail
         assert KEY not in failed.value.detail
         assert len(endpoint.requests) == 1
         (call,) = work.rows("calls", claimed.ref.plan_id)
         assert (call.state, call.evidence) == (CallState.FAILED, None)
 
-    def test_that_does_not_come_in_time_is_a_failure(self, work, endpoint, monkeypatch):
-        monkeypatch.setattr(model, "_TIMEOUT_S", 0.2)
+    def test_that_does_not_come_in_time_is_a_failure(self, work, endpoint):
+        here = model.Endpoint(endpoint.url, "m-1", KEY_VARIABLE, timeout_s=0.2)
+        work.host.close()
+        work.host = ToolHost(work.tools, {"model": lambda: model.build(here)})
         endpoint.answer = lambda body: (200, said("{}")) if endpoint.let_go.wait(5) else (500, b"")
 
-        with pytest.raises(CallFailed, match="ReadTimeout"):
+        with pytest.raises(CallFailed, match=r"did not finish its answer within 0\.2 s"):
             complete(work)
 
     def test_of_nobody_is_a_failure_without_the_address(self, work, endpoint):
@@ -276,7 +282,9 @@ class TestTheBudget:
         assert work.rows("plan", claimed.ref.plan_id).spent.tokens == 0
 
     @pytest.mark.parametrize(
-        "usage", [(10**15, 1), (1, 10**15), (-10_000, 1), (5, -5), None, (0, 0)], ids=repr
+        "usage",
+        [(10**15, 1), (1, 10**15), (-10_000, 1), (5, -5), None, (0, 0), ("many", 1), (float("inf"), 1)],
+        ids=repr,
     )
     def test_is_charged_what_was_reserved_when_the_server_says_what_cannot_be(self, work, endpoint, usage):
         endpoint.answer = lambda body: (200, said("{}", usage=usage))

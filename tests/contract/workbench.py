@@ -24,11 +24,16 @@ from workers.executor import Executor
 from workers.gate.gate import Gate
 from workers.gate.policy import EmbeddedEnforcer
 from workers.toolhost.host import KEY_META, ToolHost
+from workers.toolhost.models.catalogue import ONLY, Model, single
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 ENFORCER = EmbeddedEnforcer(ROOT / "policies")
 PRICES = {"answer_tokens": 4_000, "input_uusd_per_1k": 1_000, "output_uusd_per_1k": 2_000}
+MODELS = single(
+    Model(ONLY, "openai", written_uusd_per_1k=1_000, cached_uusd_per_1k=500, **PRICES),
+)
+"""One model, as the settings name one."""
 DOCUMENT = "A lock is held by one 🔒.\nNobody else may take it."
 
 
@@ -185,7 +190,7 @@ class Workbench:
             "profiles": {agent: profile(agent) for agent in Agent},
             "registry": self.tools,
             "host": self.host,
-            "prices": PRICES,
+            "models": MODELS,
             "locks": self.locks,
         }
         return Gate(**{**usual, **rest})

@@ -29,6 +29,7 @@ from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
 from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
+from workers.toolhost.models import catalogue
 
 OK: Final = "ok"
 WARN: Final = "warn"
@@ -91,7 +92,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield from _tools(chosen)
     yield sandboxed(sandbox.verdict(chosen))
     yield _full_text()
-    yield _model(chosen)
+    yield from _models(chosen)
     for sentence in config.strangers(os.environ, chosen):
         yield Check("environment", WARN, sentence, "Correct its name, or unset it.")
 
@@ -238,10 +239,13 @@ def _tools(chosen: Settings) -> Iterator[Check]:
         tools = registry.load(chosen.tool_registry)
     except (registry.RegistryError, FileNotFoundError):
         return  # said before
-    endpoint = model.Endpoint(chosen.model_base_url, chosen.model_name, chosen.model_key_env)
+    try:
+        models = catalogue.of(chosen)
+    except Misconfigured:
+        models = catalogue.Catalogue()  # said where models are looked at
     builtins: dict[str, Callable[[], Any]] = {
         "documents": lambda: documents_server.build(chosen.roots, chosen.data / "indexes"),
-        "model": lambda: model.build(endpoint),
+        "model": lambda: model.build(models),
         "memory": lambda: memory.build(InMemoryStore(lambda: datetime.now(UTC)), frozenset),  # only listed
         "web": lambda: web.build(
             egress.Guard(egress.Rules.of(chosen.hosts, plain_http=chosen.egress_plain_http))
@@ -253,7 +257,7 @@ def _tools(chosen: Settings) -> Iterator[Check]:
     host = ToolHost(tools, builtins)
     try:
         for name in tools.servers:
-            if (name == "model" and not chosen.model_base_url) or not tools.of(name):
+            if (name == "model" and not models.models) or not tools.of(name):
                 continue
             if tools.servers[name].secrets:
                 said = "not started: each tenant's calls start it with that tenant's secrets"
@@ -300,14 +304,28 @@ def _full_text() -> Check:
     return Check("full-text search", OK, f"SQLite {sqlite3.sqlite_version} with FTS5")
 
 
-def _model(chosen: Settings) -> Check:
-    if not chosen.model_base_url:
-        return Check("model", OK, "none: extractive, reports quote word for word")
-    if not chosen.model_name:
-        return Check("model", FAIL, "an address without a name", "Set ORCHESTRATOR_MODEL_NAME.")
-    said = f"{chosen.model_name} at {Path(chosen.model_base_url).name or chosen.model_base_url}"
-    if not os.environ.get(chosen.model_key_env):
+def _models(chosen: Settings) -> Iterator[Check]:
+    try:
+        found = catalogue.of(chosen)
+    except Misconfigured as error:
+        yield Check("model", FAIL, str(error), "Correct the file of models, or the settings.")
+        return
+    if not found.models:
+        yield Check("model", OK, "none: extractive, reports quote word for word")
+    for each in found.models.values():
+        yield _model("model" if each.name == catalogue.ONLY else f"model {each.name}", each)
+
+
+def _model(what: str, chosen: catalogue.Model) -> Check:
+    if chosen.provider == "replay":
+        if Path(chosen.file).expanduser().is_file():
+            return Check(what, OK, f"answers from the recording {chosen.file}")
         return Check(
-            "model", WARN, f"{said}, no key", f"Set {chosen.model_key_env} if the endpoint wants one."
+            what, FAIL, f"there is no recording {chosen.file}", "Name one that `plans record` wrote."
         )
-    return Check("model", OK, said)
+    if not chosen.model:
+        return Check(what, FAIL, "an address without a name", "Set ORCHESTRATOR_MODEL_NAME.")
+    said = f"{chosen.model} at {Path(chosen.base_url).name or chosen.base_url}"
+    if not os.environ.get(chosen.key_env):
+        return Check(what, WARN, f"{said}, no key", f"Set {chosen.key_env} if the endpoint wants one.")
+    return Check(what, OK, said)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from orchestrator.domain.errors import Misconfigured
 from workers.cli import doors, flags, view
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def source(key: str, data: Path | None) -> str:
 def strangers(environment: Mapping[str, str], chosen: Settings) -> Sequence[str]:
     """Return a sentence for each variable with this program's prefix that means nothing to it."""
     known = set(type(chosen).model_fields)
-    named = {chosen.model_key_env, chosen.opa_token_env}
+    named = {chosen.model_key_env, chosen.opa_token_env} | _keys(chosen)
     sentences = []
     for variable in sorted(environment):
         key = _key(variable)
@@ -84,6 +85,17 @@ def strangers(environment: Mapping[str, str], chosen: Settings) -> Sequence[str]
         meant = f" Did you mean {PREFIX}{near[0].upper()}?" if near else ""
         sentences.append(f"{variable} is set, but there is no such setting.{meant}")
     return sentences
+
+
+def _keys(chosen: Settings) -> frozenset[str]:
+    """The variables that the file of models names for keys; a file that does not hold is told of elsewhere."""
+    # takes a while to import, which help and usage errors should not wait for
+    from workers.toolhost.models import catalogue
+
+    try:
+        return catalogue.of(chosen).key_variables
+    except Misconfigured:
+        return frozenset()
 
 
 def _key(variable: str) -> str:

@@ -12,6 +12,8 @@
        │
     conclude: the result is stored as evidence under its digest, and the outcome recorded
 
+A model is asked in the order of the catalogue: each that is asked is a call of its own, and passes the whole of this.
+
 No line below the intent is reached without it; a call that failed leaves nothing behind that could become a fact.
 """
 
@@ -28,6 +30,7 @@ from agents.profiles import Profile
 from agents.toolbox import CallFailed, CallRefused, ToolCard, ToolResult
 from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.errors import BudgetSpent
 from orchestrator.domain.plan import (
     Agent,
     ApprovalState,
@@ -47,6 +50,8 @@ from workers.gate.policy import Decision, PolicyEnforcer, Question
 from workers.gate.stops import StopsUnreadableError
 from workers.gate.surroundings import Known, describe
 from workers.toolhost.host import ToolFailure, ToolHost
+from workers.toolhost.models.catalogue import Catalogue, Model
+from workers.toolhost.models.port import FAULTS, NOTHING, Usage, counted
 from workers.toolhost.registry import Registry, ToolSpec
 
 APPROVERS = ("approver", "operator")
@@ -60,6 +65,15 @@ _CARRIERS: Final = (Agent.RESEARCHER, Agent.CODER)
 
 _TURN: Final = timedelta(seconds=0.5)
 """How long a call waits for the same call of a worker that was taken for dead."""
+
+_MODEL: Final = "model"
+"""The server whose tool is asked in the order of the catalogue, and paid for by its tokens."""
+
+_NEXT: Final = FAULTS | {"timed_out", "server_down", "server_gone"}
+"""Why a model did not answer that speaks for asking the next; what policy says holds for every model."""
+
+_LEAST_S: Final = 1.0
+"""Seconds that a model has at least, where a plan's time is almost over."""
 
 _AROUND: Final = timedelta(seconds=10)
 """What a lock is held for besides the tool's own time: judging, recording, starting its server."""
@@ -85,7 +99,7 @@ class Gate:
         profiles: Mapping[str, Profile],
         registry: Registry,
         host: ToolHost,
-        prices: Mapping[str, int],
+        models: Catalogue,
         locks: Locks | None = None,
         *,
         known: Known | None = None,
@@ -96,7 +110,7 @@ class Gate:
         self._profiles = profiles
         self._registry = registry
         self._host = host
-        self._prices = prices
+        self._models = models
         self._locks = locks or NoLocks()
         self._known = known or Known()
         self._crash_point = crash_point
@@ -110,10 +124,53 @@ class Gate:
             raise CallRefused("tool_withheld", f"{name} is not offered. {self._registry.withheld[name]}")
         if tool is None:
             raise CallRefused("unknown_tool", f"There is no tool {name} in the registry.")
-        key = digest([name, arguments])
-        before = self._conductor.recall(claimed, key, occurrence)
-        if before is not None and before.state is CallState.DONE:
-            return self._replayed(claimed, before)
+        if tool.server == _MODEL:
+            return self._asked(claimed, tool, arguments, occurrence)
+        return self._made_before(claimed, tool, arguments, occurrence) or self._made_now(
+            claimed, tool, arguments, occurrence
+        )
+
+    def _asked(
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], occurrence: int
+    ) -> ToolResult:
+        """Ask the models one after the other until one answers; whoever did before is not asked again."""
+        asks = [{**arguments, **choice} for choice in self._choices(claimed, arguments)]
+        for ask in asks:
+            before = self._made_before(claimed, tool, ask, occurrence)
+            if before is not None:
+                return before
+        for ask in asks[:-1]:
+            try:
+                return self._made_now(claimed, tool, ask, occurrence)
+            except CallFailed as failed:
+                if failed.reason not in _NEXT:
+                    raise
+                log.warning("model.skipped", model=ask["model"], reason=failed.reason)
+        return self._made_now(claimed, tool, asks[-1], occurrence)
+
+    def _choices(self, claimed: Claimed, arguments: Mapping[str, Json]) -> list[dict[str, Json]]:
+        """Return what the step's profile says about models, as arguments: at least one choice."""
+        profile = self._profiles.get(claimed.step.agent)
+        preferred = profile.model if profile else None
+        warmth: dict[str, Json] = {}
+        if preferred is not None and preferred.temperature is not None and "temperature" not in arguments:
+            warmth["temperature"] = preferred.temperature
+        if "model" in arguments:
+            return [warmth]
+        return [{"model": model.name, **warmth} for model in self._models.order(preferred)] or [warmth]
+
+    def _made_before(
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], occurrence: int
+    ) -> ToolResult | None:
+        before = self._conductor.recall(claimed, digest([tool.name, arguments]), occurrence)
+        return (
+            self._replayed(claimed, before) if before is not None and before.state is CallState.DONE else None
+        )
+
+    def _made_now(
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], occurrence: int
+    ) -> ToolResult:
+        key = digest([tool.name, arguments])
         with self._turn(claimed, tool, key, occurrence):
             return self._decided(claimed, tool, arguments, key, occurrence)
 
@@ -166,6 +223,7 @@ class Gate:
             decision=_recorded(decision),
             reserve=self._reserve(tool, arguments),
         )
+        timeout_s = self._time(claimed, tool)
         match self._conductor.intend(claimed, ask):
             case Replayed(call=call):
                 return self._replayed(claimed, call)
@@ -175,7 +233,7 @@ class Gate:
                     key,
                 )
             case Proceed(idempotency_key=idempotency_key):
-                return self._perform(claimed, tool, ask, idempotency_key)
+                return self._perform(claimed, tool, ask, idempotency_key, timeout_s)
 
     def _judge(self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str) -> Decision:
         plan, step = claimed.plan, claimed.step
@@ -270,38 +328,50 @@ class Gate:
         return {tool.capability: True} if fits else {}
 
     def _reserve(self, tool: ToolSpec, arguments: Mapping[str, Json]) -> Spent:
-        if tool.server != "model":
-            return Spent(calls=1, cost_uusd=tool.cost_uusd)
-        # a token is never less than one byte, so this is more than will be used; what is left is given back
-        tokens = len(canonical(arguments)) + self._prices["answer_tokens"]
-        return Spent(calls=1, tokens=tokens, cost_uusd=self._cost(tokens, self._prices["answer_tokens"]))
+        model = self._model(tool, arguments)
+        return Spent(calls=1, cost_uusd=tool.cost_uusd) if model is None else model.reserve(arguments)
 
-    def _cost(self, input_tokens: int, output_tokens: int) -> int:
-        spent = (
-            input_tokens * self._prices["input_uusd_per_1k"]
-            + output_tokens * self._prices["output_uusd_per_1k"]
-        )
-        return -(-spent // 1000)
+    def _model(self, tool: ToolSpec, arguments: Mapping[str, Json]) -> Model | None:
+        return self._models.named(str(arguments.get("model"))) if tool.server == _MODEL else None
 
-    def _perform(self, claimed: Claimed, tool: ToolSpec, ask: CallAsk, idempotency_key: str) -> ToolResult:
+    def _time(self, claimed: Claimed, tool: ToolSpec) -> float:
+        """Return the seconds that a call may take; a model is not waited for beyond the plan's own time.
+
+        Raises `BudgetSpent` when that is over: what is left to do is done without a model.
+        """
+        deadline = claimed.plan.deadline
+        if tool.server != _MODEL or deadline is None:
+            return tool.timeout_s
+        with self._conductor.store.transaction() as tx:
+            left = (deadline - tx.now()).total_seconds()
+        if left <= 0:
+            raise BudgetSpent("seconds", claimed.plan.budget.seconds)
+        return min(tool.timeout_s, max(left, _LEAST_S))
+
+    def _perform(
+        self, claimed: Claimed, tool: ToolSpec, ask: CallAsk, idempotency_key: str, timeout_s: float
+    ) -> ToolResult:
         self._crash_point("after_intent")
         started = time.monotonic()
         try:
             content = self._host.call(
                 tool,
                 ask.arguments,
-                timeout_s=tool.timeout_s,
+                timeout_s=timeout_s,
                 key=idempotency_key,
                 tenant=claimed.plan.tenant,
             )
         except ToolFailure as failure:
             state = CallState.UNKNOWN if failure.unsure else CallState.FAILED
-            self._conductor.conclude(claimed, ask, state=state, error=failure.detail)
+            reason: Json = {"reason": failure.reason}
+            self._conductor.conclude(claimed, ask, state=state, result=reason, error=failure.detail)
             log.info("tool.called", tool=tool.name, state=state, reason=failure.reason)
             raise CallFailed(failure.reason, failure.detail) from failure
         self._crash_point("after_answer")
-        evidence, kept = _as_evidence(tool, content)
         spent = self._spent(tool, ask, content)
+        if tool.server == _MODEL and content.get("fault"):
+            raise self._unanswered(claimed, ask, content, spent)
+        evidence, kept = _as_evidence(tool, content)
         self._conductor.conclude(
             claimed, ask, state=CallState.DONE, result=kept, evidence=evidence, spent=spent
         )
@@ -313,13 +383,32 @@ class Gate:
         )
         return ToolResult(content, evidence.sha256)
 
+    def _unanswered(
+        self, claimed: Claimed, ask: CallAsk, content: Mapping[str, Any], spent: Spent
+    ) -> CallFailed:
+        """Record that a model said why it does not answer; what that took is settled like an answer."""
+        fault, detail = str(content["fault"]), str(content.get("detail"))
+        reason: Json = {"reason": fault}
+        self._conductor.conclude(
+            claimed, ask, state=CallState.FAILED, result=reason, error=detail, spent=spent
+        )
+        log.info("tool.called", tool=ask.tool, state=CallState.FAILED, reason=fault)
+        return CallFailed(fault, detail)
+
     def _spent(self, tool: ToolSpec, ask: CallAsk, content: Mapping[str, Any]) -> Spent:
-        if tool.server != "model":
+        model = self._model(tool, ask.arguments)
+        if model is None:
             return ask.reserve
+        if content.get("unbilled") is True and content.get("fault"):
+            return Spent(calls=1)
         came, went = content.get("input_tokens"), content.get("output_tokens")
-        if not (isinstance(came, int) and isinstance(went, int) and came >= 0 and went >= 0 and came + went):
+        cached, written = content.get("cached_tokens", 0), content.get("written_tokens", 0)
+        if not counted(came, went, cached, written):
+            return ask.reserve
+        usage = Usage(int(came or 0), int(went or 0), int(cached), int(written))
+        if usage == NOTHING:
             return ask.reserve  # it does not say: nothing is given back
-        said = Spent(calls=1, tokens=came + went, cost_uusd=self._cost(came, went))
+        said = model.spent(usage)
         # more than was reserved cannot have been used, so that whoever says so is not believed
         fits = said.tokens <= ask.reserve.tokens and said.cost_uusd <= ask.reserve.cost_uusd
         return said if fits else ask.reserve

@@ -15,17 +15,19 @@ from orchestrator.domain.judgement import Judgement
 from orchestrator.domain.plan import Json
 from orchestrator.ports import Judge, Reply
 from orchestrator.store import PgStore
+from orchestrator.telemetry import log
 from orchestrator.vault import ledger
 from orchestrator.vault.chain import Sealer
 from workers.gate.stops import Stops, StopsUnreadableError
 from workers.toolhost.host import ToolFailure, ToolHost
+from workers.toolhost.models.catalogue import Catalogue, Model
 from workers.toolhost.registry import ToolSpec
 
 _ACTION = "chat.interact"
 
 
 class Talk:
-    """Answers callers by the one model that is configured."""
+    """Answers callers by the models that are configured, in the order of their default route."""
 
     def __init__(
         self,
@@ -35,16 +37,16 @@ class Talk:
         host: ToolHost,
         tool: ToolSpec | None,
         *,
-        model: str = "",
+        models: Catalogue | None = None,
         stops: Stops | None = None,
     ) -> None:
-        """`tool` completes conversations; without one, or without a `model`, nobody is answered."""
+        """`tool` completes conversations; without one, or without `models`, nobody is answered."""
         self._store = store
         self._sealer = sealer
         self._judge = judge
         self._host = host
         self._tool = tool
-        self._model = model
+        self._models = models or Catalogue()
         self._stops = stops or Stops()
 
     def close(self) -> None:
@@ -52,29 +54,64 @@ class Talk:
         self._host.close()
 
     def answer(self, who: Principal, messages: Sequence[Mapping[str, str]], *, model: str | None) -> Reply:
-        """Return what the model says next. Raises `Conflict` without a model, `Forbidden`, or `Unavailable`."""
+        """Return what the model says next. Raises `Conflict` without a model, `Forbidden`, or `Unavailable`.
+
+        A `model` that is named is asked alone; else one after the other, each on the record, until one answers.
+        """
         tool = self._tool
-        if tool is None or not self._model:
+        if tool is None or not self._models.models:
             raise Conflict("There is no language model here; set ORCHESTRATOR_MODEL_BASE_URL and MODEL_NAME.")
-        if model not in {None, self._model}:
-            raise Invalid(f"The model here is {self._model}; name it, or none.")
+        named = None if model is None else self._models.named(model)
+        if model is not None and named is None:
+            raise Invalid(
+                f"The models here are {', '.join(sorted(self._called()))}; name one of them, or none."
+            )
         self._not_stopped(who, tool)
         decision = self._decided(who)
+        order = self._models.order() if named is None else (named,)
+        for chosen in order[:-1]:
+            try:
+                return self._answered(who, tool, messages, decision, chosen)
+            except Unavailable:
+                log.warning("model.skipped", model=chosen.name, reason="unavailable")
+        return self._answered(who, tool, messages, decision, order[-1])
+
+    def _called(self) -> set[str]:
+        return {model.model or model.name for model in self._models.models.values()}
+
+    def _answered(
+        self,
+        who: Principal,
+        tool: ToolSpec,
+        messages: Sequence[Mapping[str, str]],
+        decision: Judgement,
+        chosen: Model,
+    ) -> Reply:
         asked = str(uuid4())
         details: dict[str, Json] = {
             "chat": asked,
+            "model": chosen.name,
             "messages": len(messages),
             "messages_hmac": self._sealer.blind([dict(message) for message in messages]),
         }
         told = {"decision_id": decision.decision_id, "effect": decision.effect, "revision": decision.revision}
         self._record(who, tool, "tool_called", {**details, "decision": told})
-        arguments = {"prompt": _ACTION, "messages": [dict(m) for m in messages], "as_json": False}
+        arguments = {
+            "prompt": _ACTION,
+            "messages": [dict(m) for m in messages],
+            "as_json": False,
+            "model": chosen.name,
+        }
         try:
             came = self._host.call(tool, arguments, timeout_s=tool.timeout_s, key=asked, tenant=who.tenant)
         except ToolFailure as failure:
             ended = "unknown" if failure.unsure else "failed"
             self._record(who, tool, "tool_error", {**details, "state": ended, "reason": failure.reason})
             raise Unavailable(failure.detail) from failure
+        if came.get("fault"):
+            failed = {**details, "state": "failed", "reason": str(came["fault"])}
+            self._record(who, tool, "tool_error", failed)
+            raise Unavailable(str(came.get("detail")))
         reply = Reply(
             str(came["text"]), str(came["model"]), int(came["input_tokens"]), int(came["output_tokens"])
         )

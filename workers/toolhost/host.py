@@ -48,6 +48,9 @@ TENANT_SERVERS = 32
 KEY_META = "orchestrator/idempotency-key"
 """The name under which a keyed call's key travels to its server."""
 
+WITHIN_META = "orchestrator/within_s"
+"""The name under which the seconds travel that a call is waited for."""
+
 
 TENANT_META: Final = "orchestrator/tenant"
 """The name under which a server that comes with the product is told whose plan calls; no other server is."""
@@ -365,7 +368,7 @@ class _Session:
         if self._client is None:
             raise ConnectionError("the connection is closed")
         own = isinstance(self._target, MCPServer)
-        meta: Any = {KEY_META: key, **({TENANT_META: tenant} if own else {})}
+        meta: Any = {KEY_META: key, WITHIN_META: timeout_s, **({TENANT_META: tenant} if own else {})}
         return await asyncio.wait_for(
             self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s, meta=meta),
             timeout_s + 0.5,

@@ -1,158 +1,137 @@
-"""Offers the configured language model as a tool, so that a model call passes the same gate as any other.
+"""Offers the configured language models as a tool, so that a model call passes the same gate as any other.
 
-Speaks the chat completions protocol that OpenAI, Azure, Mistral, OpenRouter, Ollama, vLLM and llama.cpp share. The key
-is read from the environment when a call is made, and goes nowhere but into the request's header.
+One call asks one model, which the gate names: whoever comes next in a route is a call of its own, decided, reserved for
+and recorded like the first. A model that does not answer is a result, too: the tool says why, and what it took.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import httpx
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
-_TIMEOUT_S: Final = 100.0
-_ANSWER_LIMIT: Final = 200_000
-_BODY_LIMIT_BYTES: Final = 4_000_000
-_UNWILLING: Final = frozenset({400, 422})
+from workers.toolhost.host import KEY_META, WITHIN_META
+from workers.toolhost.models.anthropic import Anthropic
+from workers.toolhost.models.catalogue import ANSWER_TOKENS, ONLY, TIMEOUT_S, Catalogue, Model, single
+from workers.toolhost.models.extractive import Extractive
+from workers.toolhost.models.openai import OpenAI
+from workers.toolhost.models.port import NOTHING, Asked, Failed, Provider, storable
+from workers.toolhost.models.replay import Replay
+
+PROVIDERS: Final[Mapping[str, Callable[[Model], Provider]]] = {
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+    "replay": Replay,
+}
+"""What speaks with a model, by the name of its protocol."""
+
+_MARGIN_S: Final = 0.5
+"""What is left of a call's time to bring the answer home."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a model is: `base_url` ends before `/chat/completions`; `key_env` names the variable with the key.
-
-    `answer_tokens` is the most that an answer may be long, so that what is reserved for it suffices.
-    """
+    """The one model of a place that has one: `base_url` ends before `/chat/completions`."""
 
     base_url: str
     name: str
     key_env: str
-    answer_tokens: int = 4_000
+    answer_tokens: int = ANSWER_TOKENS
+    timeout_s: float = TIMEOUT_S
+
+    def catalogue(self) -> Catalogue:
+        """The same as a catalogue."""
+        return single(
+            Model(
+                ONLY,
+                "openai",
+                self.base_url,
+                self.name,
+                self.key_env,
+                answer_tokens=self.answer_tokens,
+                timeout_s=self.timeout_s,
+            )
+        )
 
 
 class Completion(BaseModel):
-    """What the model answered, and how many tokens that took."""
+    """What the model answered, or why it did not (`fault`, `detail`), and how many tokens that took.
 
-    text: str
-    model: str
-    input_tokens: int
-    output_tokens: int
+    `unbilled` says that it certainly took none. `cached_tokens` and `written_tokens` are parts of `input_tokens`.
+    """
+
+    text: str = ""
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    written_tokens: int = 0
+    fault: str = ""
+    detail: str = ""
+    unbilled: bool = False
 
 
-class _Unwilling(ToolError):
-    """The server does not take the request as it is."""
-
-
-def build(endpoint: Endpoint, *, transport: httpx.BaseTransport | None = None) -> MCPServer:
-    """Return a server with the tool `model_complete` for one endpoint."""
+def build(models: Catalogue | Endpoint) -> MCPServer:
+    """Return a server with the tool `model_complete` for these models."""
+    catalogue = models.catalogue() if isinstance(models, Endpoint) else models
+    providers = {name: PROVIDERS[model.provider](model) for name, model in catalogue.models.items()}
     server = MCPServer(name="model", title="Language model", log_level="WARNING")
 
     @server.tool(title="Complete a conversation")
     def model_complete(
         prompt: str,  # noqa: ARG001
         messages: list[dict[str, str]],
+        ctx: Context,
+        prompt_sha256: str = "",  # noqa: ARG001
         attempt: int = 0,  # noqa: ARG001
         as_json: bool = True,
         schema: dict[str, Any] | None = None,
+        temperature: float = 0.0,
+        model: str = "",
     ) -> Completion:
-        """Answer a conversation with one message; `prompt` and `attempt` name the call in the journal."""
-        body: dict[str, Any] = {
-            "model": endpoint.name,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": endpoint.answer_tokens,
-        }
-        if as_json:
-            body["response_format"] = {"type": "json_object"} if schema is None else _held_to(schema)
-        key = _key(endpoint)
-        try:
-            try:
-                answer = _post(endpoint, body, key, transport)
-            except _Unwilling:
-                if schema is None:
-                    raise
-                # a server that knows no schemas refuses the request as a whole
-                answer = _post(endpoint, {**body, "response_format": {"type": "json_object"}}, key, transport)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # the error's own words may hold the address or the header
-            raise ToolError(
-                f"The model at the configured address does not answer ({type(error).__name__})."
-            ) from None
-        if key and key.encode() in answer:
-            raise ToolError("The model's answer holds the key it was asked with, and is not kept.")
-        return _completion(endpoint, _json(answer))
+        """Answer a conversation with one message.
+
+        `prompt`, its digest and `attempt` name the call in the journal; `model` is a name of the catalogue.
+        """
+        meta = ctx.request_context.meta or {}
+        asked = Asked(
+            messages,
+            as_json=as_json,
+            schema=schema,
+            temperature=temperature,
+            key=str(meta.get(KEY_META) or ""),
+            within_s=max(_MARGIN_S, float(str(meta.get(WITHIN_META) or TIMEOUT_S)) - _MARGIN_S),
+        )
+        chosen = catalogue.named(model) if model else next(iter(catalogue.order()), None)
+        provider = Extractive() if chosen is None else providers[chosen.name]
+        return _completion(provider, asked)
 
     return server
 
 
-def _held_to(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
-
-
-def _key(endpoint: Endpoint) -> str:
-    key = os.environ.get(endpoint.key_env, "").strip() if endpoint.key_env else ""
-    if not (key.isascii() and key.isprintable()):
-        raise ToolError(f"The key in {endpoint.key_env} holds characters that no header can carry.")
-    return key
-
-
-def _post(
-    endpoint: Endpoint, body: Mapping[str, Any], key: str, transport: httpx.BaseTransport | None
-) -> bytes:
-    """Return the body of the answer; one that is too long or drips too slowly is given up on."""
-    address = f"{endpoint.base_url.rstrip('/')}/chat/completions"
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    give_up = time.monotonic() + _TIMEOUT_S
-    answer = bytearray()
-    with (
-        httpx.Client(timeout=_TIMEOUT_S, transport=transport, follow_redirects=False) as client,
-        client.stream("POST", address, json=body, headers=headers) as reply,
-    ):
-        if reply.status_code in _UNWILLING:
-            raise _Unwilling(f"The model answered with status {reply.status_code}.")
-        if reply.status_code != httpx.codes.OK:
-            raise ToolError(f"The model answered with status {reply.status_code}.")
-        for chunk in reply.iter_bytes():
-            answer += chunk
-            if len(answer) > _BODY_LIMIT_BYTES:
-                raise ToolError(f"The model answered with more than {_BODY_LIMIT_BYTES:,} bytes.")
-            if time.monotonic() > give_up:
-                raise ToolError(f"The model did not finish its answer within {_TIMEOUT_S:g} s.")
-    return bytes(answer)
-
-
-def _json(answer: bytes) -> Any:
+def _completion(provider: Provider, asked: Asked) -> Completion:
     try:
-        return json.loads(answer)
-    except (ValueError, RecursionError) as error:
-        raise ToolError("The model's answer is not JSON.") from error
-
-
-def _storable(text: str) -> str:
-    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
-
-
-def _completion(endpoint: Endpoint, body: Any) -> Completion:
-    try:
-        choice = body["choices"][0]
-        text = choice["message"]["content"]
-        usage = body.get("usage") or {}
-        if choice.get("finish_reason") == "length":
-            raise ToolError("The model's answer was cut off by its length limit.")
-        if not isinstance(text, str) or len(text) > _ANSWER_LIMIT:
-            raise ToolError("The model refused or gave no text.")
+        answer = provider.complete(asked)
+    except Failed as failed:
+        usage = failed.usage or NOTHING
         return Completion(
-            text=_storable(text),
-            model=_storable(str(body.get("model") or endpoint.name))[:200],
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
+            fault=failed.fault,
+            detail=failed.detail,
+            input_tokens=usage.came,
+            output_tokens=usage.went,
+            cached_tokens=usage.cached,
+            written_tokens=usage.written,
+            unbilled=failed.usage == NOTHING,
         )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ToolError("The model's answer is not of the chat completions form.") from error
+    usage = answer.usage or NOTHING
+    return Completion(
+        text=answer.text,
+        model=storable(answer.model)[:200],
+        input_tokens=usage.came,
+        output_tokens=usage.went,
+        cached_tokens=usage.cached,
+        written_tokens=usage.written,
+    )
