@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar, overload
+from typing import Protocol, TypeVar, overload
 
 import structlog
 
@@ -28,7 +28,7 @@ from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refus
 from orchestrator.domain.plan import Agent, Claimed, Evidence, Fact, Json, Step, StepRef, digest
 from orchestrator.prompts import PLAIN, Prompts
 from orchestrator.telemetry import log
-from workers.gate.gate import CallHeld, Gate
+from workers.gate.gate import CallHeld
 from workers.together import Together
 
 _T = TypeVar("_T")
@@ -55,6 +55,16 @@ UNRECORDABLE = "unrecordable"
 """The reason of the fault that stands for an outcome which the store would not take."""
 
 
+class Door(Protocol):
+    """What every call of a step passes: the gate, or the record of what passed it."""
+
+    def call(
+        self, claimed: Claimed, name: str, arguments: Mapping[str, Json], *, occurrence: int
+    ) -> ToolResult:
+        """Return a tool's answer, made now or before."""
+        ...
+
+
 class Stopping(Exception):
     """This process begins nothing more; the message is another's."""
 
@@ -65,7 +75,7 @@ class Executor:
     def __init__(
         self,
         conductor: Conductor,
-        gate: Gate,
+        gate: Door,
         minds: Mapping[Agent, Mind],
         *,
         holder: int,
@@ -316,7 +326,7 @@ class _Toolbox:
     def __init__(
         self,
         conductor: Conductor,
-        gate: Gate,
+        gate: Door,
         claimed: Claimed,
         model: str,
         crash_point: Callable[[str], None],

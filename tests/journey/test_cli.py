@@ -628,6 +628,39 @@ class TestAFork:
         assert "There is no step 999 in this plan" in err
 
 
+class TestAReplay:
+    def test_comes_out_the_same_and_so_does_its_file_in_another_house(self, verb, as_json, plan_id, tmp_path):
+        code, out, err = verb("plans", "replay", plan_id[:8])
+        assert (code, err) == (0, "")
+        assert "comes out the same, byte for byte" in out
+        file = tmp_path / "plan.json"
+        code, written = as_json("plans", "record", plan_id, "--out", str(file))
+        assert (code, written["file"]) == (0, str(file))
+        elsewhere = tmp_path / "nothing is here"
+        code, came = as_json("plans", "replay", str(file), "--data", str(elsewhere))
+        assert (code, came["plan_id"], came["same"], came["divergence"]) == (0, plan_id, True, None)
+        assert not elsewhere.exists()
+
+        assert verb("plans", "record", plan_id, "--out", str(file))[0] == 2  # it is kept
+        file.write_text(file.read_text().replace("A lighthouse is a tower", "A lighthouse is a cheese"))
+        assert verb("plans", "replay", str(file))[0] == 2
+
+    def test_of_an_altered_plan_names_the_step_and_fails(self, verb, plan_id, tmp_path):
+        file = tmp_path / "plan.json"
+        verb("plans", "record", plan_id, "--out", str(file))
+        recorded = json.loads(file.read_text())
+        for step in recorded["steps"]:
+            if step["agent"] == "judge":
+                step["verdict"] = "reject"
+        file.write_text(json.dumps(recorded))
+
+        code, out, _ = verb("plans", "replay", str(file))
+
+        assert code == 1
+        assert "(judge)" in out
+        assert "verdict" in out
+
+
 class TestWhatWasGivenUpOn:
     def test_is_listed_explained_and_taken_up_where_it_stopped(
         self, home, dsn, verb, as_json, conductor, tmp_path

@@ -40,7 +40,7 @@ def settings(data: Path | None = None) -> Settings:
 @contextmanager
 def opened(chosen: Settings, *, verbose: bool = False) -> Iterator[Core]:
     """Open the store of these settings, for as long as the block lasts."""
-    _logs(chosen, verbose=verbose)
+    _logs(chosen.log_level, verbose=verbose)
     try:
         chosen.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,12 +96,17 @@ def alone(chosen: Settings) -> bool:
     return chosen.broker_url.startswith("memory:")
 
 
-def _logs(chosen: Settings, *, verbose: bool) -> None:
+def quiet(*, verbose: bool = False) -> None:
+    """Say nothing to the log, for a verb that opens no store; with `verbose`, what is worth a line."""
+    _logs("info", verbose=verbose)
+
+
+def _logs(level: str, *, verbose: bool) -> None:
     # takes a while to import, which help and usage errors should not wait for
     from orchestrator import telemetry
 
     if verbose:
-        telemetry.configure("debug" if chosen.log_level == "debug" else "info", stream=sys.stderr)
+        telemetry.configure("debug" if level == "debug" else "info", stream=sys.stderr)
     else:
         # what matters to a person is told from the plan's events
         telemetry.configure("critical", stream=sys.stderr)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator import shapes
+from orchestrator.domain.errors import Invalid
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import Plan, PlanState
 from workers.cli import doors, ends, flags, progress, reports, view
-from workers.cli.exits import INTERRUPTED, TERMINATED, Ended, Terminated
+from workers.cli.exits import FAILED, INTERRUPTED, TERMINATED, Ended, Terminated
 
 if TYPE_CHECKING:
     from orchestrator.wiring import Core
+    from workers.recording import Recording
+    from workers.replay import Divergence
 
-app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel, retry and fork plans.")
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel, retry, fork and replay plans.")
 
 
 @app.command("list")
@@ -323,6 +328,101 @@ def fork(
             return
         view.tell(f"Plan {name} is a fork of {view.short(found.plan_id)}.")
         _work_and_show(core, made, as_json=as_json, verbose=verbose)
+
+
+@app.command()
+def record(
+    plan: flags.PlanId,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The file to write; one that exists is kept.")
+    ],
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+) -> None:
+    """Write everything that a finished plan left behind into one file, to be replayed elsewhere.
+
+    The file holds the goal, the sources and what models answered, word for word.
+    """
+    # takes a second to import, which help and usage errors should not wait for
+    from workers import recording
+
+    with doors.opened(doors.settings(data)) as core:
+        found = _recorded(core, plan)
+    written = found.as_json()
+    try:
+        with out.open("xb") as file:
+            file.write(written)
+    except OSError as error:
+        raise Invalid(f"The recording cannot be written to {out} ({error.strerror}).") from error
+    if as_json:
+        told = {"plan_id": found.plan.plan_id, "file": str(out), "sha256": recording.sha256(written)}
+        view.put_json(told)
+    else:
+        view.put(f"Plan {view.short(found.plan.plan_id)} is recorded in {out}.")
+
+
+@app.command()
+def replay(
+    plan: Annotated[
+        str,
+        typer.Argument(metavar="PLAN", help="The plan's id or its beginning, or a file of `plans record`."),
+    ],
+    *,
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Think a finished plan again from what was recorded, and say whether all of it comes out the same.
+
+    Nothing is asked and nothing is written: no tool, no model, no network. Ends with 1 where a step comes out otherwise.
+    """
+    # takes a second to import, which help and usage errors should not wait for
+    from agents.minds import MINDS
+    from workers import recording
+    from workers import replay as again
+
+    if Path(plan).is_file():
+        doors.quiet(verbose=verbose)
+        found = recording.read(Path(plan))
+    else:
+        with doors.opened(doors.settings(data), verbose=verbose) as core:
+            found = _recorded(core, plan)
+    came = again.replay(found, MINDS)
+    if as_json:
+        view.put_json(
+            {
+                "plan_id": found.plan.plan_id,
+                "same": came.divergence is None,
+                "steps": came.steps,
+                "calls": came.calls,
+                "divergence": None if came.divergence is None else asdict(came.divergence),
+            }
+        )
+    elif came.divergence is None:
+        view.put(
+            f"Plan {view.short(found.plan.plan_id)} comes out the same, byte for byte: "
+            f"{view.many(came.steps, 'step')}, {view.many(came.calls, 'recorded call')}, nobody was asked."
+        )
+    else:
+        _put_divergence(found.plan, came.divergence)
+    if came.divergence is not None:
+        raise Ended(FAILED)
+
+
+def _recorded(core: Core, given: str) -> Recording:
+    # takes a second to import, which help and usage errors should not wait for
+    from workers import recording
+    from workers.toolhost.models import catalogue
+
+    found = doors.find_plan(core, given)
+    return recording.of(core.store, found.plan_id, model=catalogue.of(core.settings).first)
+
+
+def _put_divergence(plan: Plan, found: Divergence) -> None:
+    where = f"Step {found.step} ({found.agent})" if found.step else "The plan"
+    view.put(f"{where} of plan {view.short(plan.plan_id)} comes out otherwise: {found.what}.")
+    view.put_pairs([("recorded", found.recorded), ("replayed", found.replayed)])
 
 
 def _work_and_show(core: Core, plan: Plan, *, as_json: bool, verbose: bool) -> None:

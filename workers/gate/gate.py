@@ -417,13 +417,18 @@ class Gate:
         log.info("tool.replayed", tool=call.tool)
         with self._conductor.store.transaction() as tx:
             evidence = tx.evidence(claimed.plan.tenant, call.evidence or "")
-        if evidence is None:
-            raise CallFailed(
-                "evidence_missing", f"The journal knows a call of {call.tool} whose evidence is gone."
-            )
-        if isinstance(call.result, Mapping):
-            return ToolResult({**call.result, "text": evidence.text}, evidence.sha256)
-        return ToolResult(json.loads(evidence.text), evidence.sha256)
+        return answer_of(call, evidence)
+
+
+def answer_of(call: Call, evidence: Evidence | None) -> ToolResult:
+    """Return what a journalled call answered; raises `CallFailed` where its evidence is gone."""
+    if evidence is None:
+        raise CallFailed(
+            "evidence_missing", f"The journal knows a call of {call.tool} whose evidence is gone."
+        )
+    if isinstance(call.result, Mapping):
+        return ToolResult({**call.result, "text": evidence.text}, evidence.sha256)
+    return ToolResult(json.loads(evidence.text), evidence.sha256)
 
 
 def _card(tool: ToolSpec) -> ToolCard:
