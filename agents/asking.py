@@ -6,18 +6,22 @@ is checked here, and a sentence reaches a report only if its evidence contains i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
-from agents.toolbox import Toolbox
+from agents.toolbox import CallFailed, Toolbox
 from orchestrator.domain.plan import Json
 
 _T = TypeVar("_T")
 
 TRIES: Final = 2
 """An unparsable reply costs one more call; after that the mind goes on without the model."""
+
+UNUSABLE: Final = frozenset({"model_refused", "model_cut", "model_malformed"})
+"""Why there is a reply and nothing in it, which is as good as one that cannot be parsed: asking on for ever is no cure."""
 
 RULES: Final = (
     "You are one part of a research system. Answer with one JSON object and nothing else. "
@@ -39,27 +43,42 @@ def ask(
 ) -> _T | None:
     """Return what `read` made of the model's reply, or `None` when no reply could be read.
 
-    `prompt` names the task and its version, and is kept with the call. `schema` is a JSON schema that a server is
+    Raises what the toolbox raises when nobody replies: a model that is down is not gone on without.
+
+    `prompt` names the task and its version, and is kept with the call beside a digest of its words. `schema` is a JSON schema that a server is
     asked to hold the reply to; since not every server can, `read` must be as strict without one.
     """
     shape: dict[str, Json] = {} if schema is None else {"schema": dict(schema)}
+    # what every call of a prompt has in common stands first, and what this one asks about last: caches go by beginnings
+    system = f"{RULES}\n\n{task}"
+    material = json.dumps(_asked_last(data), ensure_ascii=False).replace("</", "<\\/")
     for attempt in range(TRIES):
-        material = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
-        reply = toolbox.call(
-            "model_complete",
-            prompt=prompt,
-            attempt=attempt,
-            messages=[
-                {"role": "system", "content": f"{RULES}\n\n{task}"},
-                {"role": "user", "content": f"<data>\n{material}\n</data>"},
-            ],
-            **shape,
-        )
+        try:
+            reply = toolbox.call(
+                "model_complete",
+                prompt=prompt,
+                prompt_sha256=hashlib.sha256(system.encode()).hexdigest(),
+                attempt=attempt,
+                messages=[
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": f"<data>\n{material}\n</data>"},
+                ],
+                **shape,
+            )
+        except CallFailed as failed:
+            if failed.reason not in UNUSABLE:
+                raise
+            continue
         parsed = _parsed(str(reply.content.get("text", "")))
         answer = None if parsed is None else read(parsed)
         if answer is not None:
             return answer
     return None
+
+
+def _asked_last(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same data, lists and objects first: what was found stays while other questions are asked about it."""
+    return dict(sorted(data.items(), key=lambda item: not isinstance(item[1], list | dict)))
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from agents.toolbox import Mind, ToolResult
+from agents.toolbox import CallFailed, Mind, ToolResult
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain import ooda
 from orchestrator.domain.errors import BudgetSpent
@@ -36,7 +36,7 @@ from orchestrator.domain.plan import (
 from orchestrator.inmemory import InMemoryStore, InMemoryTx
 from orchestrator.vault.chain import Sealer
 from workers.executor import Executor
-from workers.gate.gate import CallFailed, answer_of
+from workers.gate.gate import answer_of
 from workers.recording import Recording
 
 _CHOSEN: Final = frozenset({"model", "temperature"})

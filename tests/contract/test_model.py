@@ -432,6 +432,17 @@ class TestAModelThatLies:
         assert all(s in text for s in sentences(report))
         assert "cheese" not in markdown(report)
 
+    @pytest.mark.parametrize(
+        "reply", [said(None), said("{", finish="length"), {}], ids=["refuses", "is cut", "garbles"]
+    )
+    def test_or_does_not_answer_is_asked_twice_and_gone_on_without(self, work, endpoint, folder, reply):
+        endpoint.answer = lambda body: (200, reply)
+
+        _, report = run_to_the_end(work, folder)
+
+        assert len(endpoint.requests) == 4  # two prompts, two tries each
+        assert sentences(report)
+
     def test_can_have_its_questions_asked_but_only_as_questions(self, work, endpoint, folder):
         endpoint.answer = by_task(planned("Who may take a lock that is held?"), "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from itertools import count
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import asking, critic, generator, judge, keeper, kinds, planner, researcher, router, synthesiser
-from agents.toolbox import Assignment, ToolResult
+from agents.toolbox import Assignment, CallFailed, ToolResult
 from orchestrator.domain.errors import BudgetSpent
 from orchestrator.domain.plan import Agent, Evidence, Fact, Step, StepState
 from orchestrator.domain.report import check, markdown
@@ -736,6 +737,33 @@ class TestAskingAModel:
         (_, held), (_, free) = notebook.asked
         assert held["schema"] == {"type": "object"}
         assert "schema" not in free
+
+    @pytest.mark.parametrize("reason", ["model_refused", "model_cut", "model_malformed"])
+    def test_takes_a_reply_with_nothing_in_it_like_one_that_cannot_be_read(self, reason):
+        answer, asked = ask(CallFailed(reason, "No."), '{"a": 1}')
+        assert (answer, len(asked)) == ({"a": 1}, 2)
+        answer, asked = ask(CallFailed(reason, "No."), CallFailed(reason, "No."))
+        assert (answer, len(asked)) == (None, 2)
+
+    @pytest.mark.parametrize(
+        "reason", ["model_unavailable", "model_unauthorised", "stopped", "policy_unavailable"]
+    )
+    def test_does_not_go_on_without_a_model_that_is_down_or_held_back(self, reason):
+        with pytest.raises(CallFailed):
+            ask(CallFailed(reason, "No."))
+
+    def test_keeps_the_digest_of_a_prompt_s_words_which_its_data_does_not_change(self):
+        first, second = (ask("{}", data={"goal": goal})[1][0][1] for goal in ("a", "b"))
+
+        words = first["messages"][0]["content"]
+        assert first["prompt_sha256"] == hashlib.sha256(words.encode()).hexdigest() == second["prompt_sha256"]
+
+    def test_says_first_what_calls_have_in_common_and_last_what_is_asked(self):
+        _, asked = ask("{}", data={"goal": "g", "facts": ["f"], "question": "q", "more": {"a": 1}})
+
+        system, user = asked[0][1]["messages"]
+        assert (system["role"], user["role"]) == ("system", "user")
+        assert list(json.loads(user["content"][7:-8])) == ["facts", "more", "goal", "question"]
 
     def test_takes_a_second_reply_that_makes_sense(self):
         assert ask("no", '{"a": 1}')[0] == {"a": 1}
