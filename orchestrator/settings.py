@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orchestrator import house
 from orchestrator.domain.errors import Misconfigured
@@ -19,6 +19,8 @@ from orchestrator.domain.errors import Misconfigured
 PREFIX = "ORCHESTRATOR_"
 
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+_DATABASE = re.compile(r"[a-z][a-z0-9_]{0,30}", re.ASCII)
 
 
 class Settings(BaseModel):
@@ -76,6 +78,10 @@ class Settings(BaseModel):
     documents_roots: str
     egress_hosts: str
     egress_plain_http: bool
+    databases: str
+    web_search_provider: Literal["", "searxng", "brave", "tavily"]
+    web_search_url: str
+    web_search_key_env: str
     sandbox_python: str
     sandbox_first_uid: int = Field(ge=1000, le=2**31)
     models_file: str
@@ -122,6 +128,32 @@ class Settings(BaseModel):
             raise ValueError("it must be empty, or begin with https:// or http://")
         return url
 
+    @field_validator("databases")
+    @classmethod
+    def _names_and_places(cls, databases: str) -> str:
+        names = []
+        for entry in databases.split():
+            name, _, place = entry.partition("=")
+            if not _DATABASE.fullmatch(name) or not place:
+                raise ValueError("write name=path or name=postgresql://…, separated by spaces")
+            names.append(name)
+        if len(names) != len(set(names)):
+            raise ValueError("a name stands for one database only")
+        return databases
+
+    @field_validator("web_search_url")
+    @classmethod
+    def _a_search_engine_or_nothing(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("it must be empty, or begin with https:// or http://")
+        return url
+
+    @model_validator(mode="after")
+    def _its_own_search_engine_has_an_address(self) -> Settings:
+        if self.web_search_provider == "searxng" and not self.web_search_url:
+            raise ValueError("web_search_provider searxng needs web_search_url, the address of an instance")
+        return self
+
     @field_validator("egress_hosts")
     @classmethod
     def _names_of_hosts(cls, hosts: str) -> str:
@@ -137,6 +169,11 @@ class Settings(BaseModel):
     def hosts(self) -> tuple[str, ...]:
         """The hosts of the web that may be asked."""
         return _listed(self.egress_hosts)
+
+    @property
+    def named_databases(self) -> Mapping[str, str]:
+        """The databases that tools may read: a path or a URL for each name."""
+        return dict(entry.split("=", 1) for entry in self.databases.split())
 
     @property
     def data(self) -> Path:

@@ -41,7 +41,7 @@ from workers.gate.surroundings import Known
 from workers.gate.talk import Talk
 from workers.gate.watch import Watch
 from workers.step_consumer import StepConsumer
-from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, web
+from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, stock, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 from workers.toolhost.models import catalogue
@@ -92,6 +92,18 @@ def granted() -> Mapping[str, Sequence[str]]:
         raise Misconfigured(str(error)) from error
 
 
+def known(settings: Settings) -> Known:
+    """What the gate may tell the policy of a call: hosts, what a tool reaches by itself, what is stopped, and whether walls hold."""
+    reaches = {"search": stock.engine_of(settings).address} if settings.web_search_provider else {}
+    return Known(
+        egress=settings.hosts,
+        stops=stops(settings),
+        tenants=reach.load(),
+        walled=lambda: sandbox.verdict(settings).enforced,
+        reaches=reaches,
+    )
+
+
 class Hands:
     """What carries steps in this process: a holder, the minds, the gate and the tools."""
 
@@ -135,12 +147,7 @@ class Hands:
             self._host,
             models,
             opened.locks,
-            known=Known(
-                egress=settings.hosts,
-                stops=stops(settings),
-                tenants=reach.load(),
-                walled=lambda: sandbox.verdict(settings).enforced,
-            ),
+            known=known(settings),
             crash_point=crash_point,
         )
         if settings.tools_look_s and from_file:
@@ -325,6 +332,7 @@ def _builtins(
         return [*settings.roots, *(Path(str(folder)) for folder in named if folder)]
 
     return {
+        **stock.servers(settings),
         "documents": lambda: documents_server.build(roots, settings.data / "indexes"),
         "model": lambda: model.build(models),
         "memory": lambda: memory.build(opened.store, labelled),

@@ -52,6 +52,7 @@ SPEAKS_SQL = {
     "workers/bench/workloads.py": "counts what a run left behind, and cleans up after it",
     "workers/eval/baseline.py": "is plain BM25 by SQLite, in memory, to compare with",
     "workers/toolhost/documents/index.py": "has a SQLite file of its own",
+    "workers/toolhost/sql.py": "asks the databases of others what they hold, and what their role may do",
 }
 
 

@@ -189,7 +189,7 @@ class TestAMistake:
 
 
 class TestTheStockRegistry:
-    def test_offers_the_documents_the_model_and_the_web(self):
+    def test_offers_what_comes_with_the_product(self):
         loaded = registry.load(STOCK)
 
         offered = {
@@ -203,6 +203,16 @@ class TestTheStockRegistry:
             "model_complete": ("model", "model.invoke", "keyed", 120),
             "memory_search": ("memory", "documents.read", "idempotent", 15),
             "fetch_url": ("web", "network.egress", "idempotent", 30),
+            "web_search": ("search", "network.egress", "idempotent", 30),
+            "calculate": ("numbers", "tools.call", "idempotent", 10),
+            "convert_units": ("numbers", "tools.call", "idempotent", 10),
+            "statistics_describe": ("numbers", "tools.call", "idempotent", 10),
+            "time_now": ("clock", "tools.call", "idempotent", 10),
+            "time_convert": ("clock", "tools.call", "idempotent", 10),
+            "sql_schema": ("sql", "data.access", "idempotent", 20),
+            "sql_query": ("sql", "data.access", "idempotent", 20),
+            "code_run": ("code", "code.exec", "idempotent", 60),
+            "code_libraries": ("code", "code.exec", "idempotent", 60),
         }
         assert all(tool.cost_uusd == 0 for tool in loaded.tools.values())
 
@@ -223,10 +233,13 @@ class TestTheStockRegistry:
         }
 
         documents = {"documents_index", "documents_search", "documents_fetch", "memory_search"}
+        harmless = {"calculate", "convert_units", "statistics_describe", "time_now", "time_convert"}
         minds = loaded.keys() - {"synthesiser"}
         assert allowed == {
             *((name, "model_complete") for name in minds),
             *((name, tool) for name in ("planner", "researcher") for tool in documents),
+            *(("researcher", tool) for tool in harmless),
+            *(("code-generator", tool) for tool in ("code_run", "code_libraries")),
         }
 
 

@@ -26,7 +26,7 @@ from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
-from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, web
+from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, stock, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 from workers.toolhost.models import catalogue
@@ -244,6 +244,7 @@ def _tools(chosen: Settings) -> Iterator[Check]:
     except Misconfigured:
         models = catalogue.Catalogue()  # said where models are looked at
     builtins: dict[str, Callable[[], Any]] = {
+        **stock.servers(chosen),
         "documents": lambda: documents_server.build(chosen.roots, chosen.data / "indexes"),
         "model": lambda: model.build(models),
         "memory": lambda: memory.build(InMemoryStore(lambda: datetime.now(UTC)), frozenset),  # only listed
@@ -251,7 +252,7 @@ def _tools(chosen: Settings) -> Iterator[Check]:
             egress.Guard(egress.Rules.of(chosen.hosts, plain_http=chosen.egress_plain_http))
         ),
     }
-    tools = offer.offered(tools, chosen)
+    tools = offer.offered(tools, chosen, verdict=sandbox.verdict)
     for name, reason in tools.withheld.items():
         yield Check(f"tool {name}", OK, f"not offered: {reason}")
     host = ToolHost(tools, builtins)

@@ -36,9 +36,9 @@ from orchestrator.wiring import Core
 from workers import wiring
 from workers.executor import Executor
 from workers.gate.gate import Gate
-from workers.gate.surroundings import Known
 from workers.toolhost import offer, registry
 from workers.toolhost.host import ToolHost
+from workers.toolhost.models import catalogue
 
 _NOON: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _HOUR: Final = timedelta(hours=1)
@@ -153,22 +153,22 @@ class Lab:
         return Core(self._settings, "", twin, self._sealer, conductor, NoLocks(), secrets)
 
     def _executor(self, core: Core) -> Executor:
-        settings = self._settings
-        prices = {
-            "answer_tokens": wiring.ANSWER_TOKENS,
-            "input_uusd_per_1k": settings.model_input_uusd_per_1k,
-            "output_uusd_per_1k": settings.model_output_uusd_per_1k,
-        }
-        known = Known(egress=settings.hosts, stops=wiring.stops(settings))
+        models = catalogue.of(self._settings)
         gate = Gate(
-            core.conductor, self._decider, self._profiles, self._tools, self._host, prices, known=known
+            core.conductor,
+            self._decider,
+            self._profiles,
+            self._tools,
+            self._host,
+            models,
+            known=wiring.known(self._settings),
         )
         return Executor(
             core.conductor,
             gate,
             self._minds,
             holder=1,
-            model=settings.model_name if settings.model_base_url else "",
+            model=models.first,
         )
 
     @staticmethod

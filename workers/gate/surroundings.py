@@ -53,13 +53,14 @@ class Known:
     """What is configured: the hosts that may be reached, of these by each tenant, what is stopped, and whether walls hold.
 
     A tenant that is not named in `tenants` may reach every host of `egress`. `walled` says whether the sandbox withstood
-    what it did to itself.
+    what it did to itself. `reaches` is the one address that a server asks whatever its tools are called with.
     """
 
     egress: tuple[str, ...] = ()
     stops: Stops = field(default_factory=Stops)
     tenants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     walled: Callable[[], bool] = lambda: False
+    reaches: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe(
@@ -80,10 +81,14 @@ def describe(
     """
     way_out, limited = tool.capability in WAYS_OUT, tool.max_calls >= 0
     calls = journal() if way_out or limited else ()
+    fixed = known.reaches.get(tool.server)
+    goes = hosts(arguments if fixed is None else fixed) if tool.capability == EGRESS else []
+    # who configured an address allowed its host with it, for this tool alone
+    own = [_entry(str(host["host"])) for host in goes] if fixed is not None else []
     return {
         "stops": list(known.stops.of(tenant=tenant, tool=tool.name, plan_id=plan_id)),
-        "hosts": list(hosts(arguments)) if tool.capability == EGRESS else [],
-        "egress": [_entry(pattern) for pattern in known.egress],
+        "hosts": list(goes),
+        "egress": [*map(_entry, known.egress), *own],
         "narrowed": [
             [_entry(pattern) for pattern in narrower]
             for narrower in (known.tenants.get(tenant), agent_hosts)

@@ -102,7 +102,7 @@ ATTACKS: Final = (
     Attack(
         "finds something in its own environment",
         """
-        given = {'LANG', 'PATH', 'HOME', 'TMPDIR', 'PWD', 'LC_CTYPE'}
+        given = {'LANG', 'PATH', 'HOME', 'TMPDIR', 'PWD', 'LC_CTYPE', 'PYTHONHASHSEED', 'PYTHONSAFEPATH'}
         found = {n for n in os.environ if n not in given and not n.endswith('_NUM_THREADS')}
         if not found:
             raise OSError(0, 'nothing there')

@@ -24,7 +24,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import quote, urljoin, urlsplit
@@ -159,6 +159,26 @@ class Guard:
         log.info("egress.fetched", host=urlsplit(page.url).hostname, bytes=len(page.body))
         return page
 
+    def ask(self, url: str, *, headers: Mapping[str, str], body: bytes | None = None) -> Page:
+        """Return what one address answers to a request with headers and perhaps a body, which is then posted.
+
+        What is sent along is meant for that address alone: where it leads on is not followed. Raises as `fetch` does.
+        """
+        try:
+            page = self._answered(url, headers, body)
+        except Refused as refusal:
+            log.warning("egress.refused", reason=refusal.reason)
+            raise
+        log.info("egress.fetched", host=urlsplit(page.url).hostname, bytes=len(page.body))
+        return page
+
+    def _answered(self, url: str, headers: Mapping[str, str], body: bytes | None) -> Page:
+        target = self._admitted(url)
+        answer = self._asked(target, time.monotonic() + self.rules.total_s, headers, body)
+        if isinstance(answer, Page):
+            return answer
+        raise Refused("redirected", f"{target.host} leads on, which is not followed with a key in hand.")
+
     def _followed(self, url: str, deadline: float) -> Page:
         before = ""
         for redirects in range(MOST_REDIRECTS + 1):
@@ -182,25 +202,40 @@ class Guard:
             raise Refused("host_not_allowed", f"The host {target.host} is not among those that may be asked.")
         return target
 
-    def _asked(self, target: Target, deadline: float) -> Page | str:
+    def _asked(
+        self,
+        target: Target,
+        deadline: float,
+        also: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Page | str:
         """Return the page at a target, or where it leads."""
         backend = _Backend(self._checked(target, deadline), target, deadline)
         default = (target.scheme, target.port) in {_HTTPS, _HTTP}
         request = httpcore.Request(
-            "GET",
+            "GET" if body is None else "POST",
             httpcore.URL(
                 scheme=target.scheme.encode(),
                 host=target.host.encode(),
                 port=target.port,
                 target=target.path.encode(),
             ),
-            headers={
-                "Host": target.host if default else f"{target.host}:{target.port}",
-                "User-Agent": USER_AGENT,
-                "Accept": "text/html, text/*;q=0.9, application/json;q=0.8, application/pdf;q=0.7, */*;q=0.1",
-                "Accept-Encoding": "identity",  # what is packed cannot be measured before it is unpacked
-                "Connection": "close",
-            },
+            headers=list(
+                {
+                    "Host": target.host if default else f"{target.host}:{target.port}",
+                    "User-Agent": USER_AGENT,
+                    "Accept": "text/html, text/*;q=0.9, application/json;q=0.8, application/pdf;q=0.7, */*;q=0.1",
+                    "Accept-Encoding": "identity",  # what is packed cannot be measured before it is unpacked
+                    "Connection": "close",
+                    **(
+                        {}
+                        if body is None
+                        else {"Content-Type": "application/json", "Content-Length": str(len(body))}
+                    ),
+                    **(also or {}),
+                }.items()
+            ),
+            content=body,
         )
         # a pool of our own for one request: nothing of one page's connection is there for the next
         try:

@@ -1,7 +1,9 @@
 """Decides which tools of the registry this machine can offer, and says why it withholds the others.
 
     fetch_url and whatever the web server carries    only where hosts are named that may be asked
-    whatever needs the capability code.exec          only where the sandbox withstands what it does to itself
+    sql_query and whatever the sql server carries    only where databases are named
+    web_search                                       only where a search engine is configured
+    whatever needs the capability code.exec          only where the sandbox works; nothing runs before it withstood itself
 
 A withheld tool is known to the gate, which refuses it with the reason; there is no weaker way to run it.
 """
@@ -17,6 +19,8 @@ from workers.toolhost import sandbox
 from workers.toolhost.registry import Registry
 
 NO_HOSTS: Final = "The setting egress_hosts names no host that may be asked."
+NO_DATABASES: Final = "The setting databases names no database that may be read."
+NO_ENGINE: Final = "The setting web_search_provider names no search engine."
 CODE: Final = "code.exec"
 
 
@@ -24,16 +28,22 @@ def offered(
     tools: Registry,
     settings: Settings,
     *,
-    verdict: Callable[[Settings], sandbox.Verdict] = sandbox.verdict,
+    verdict: Callable[[Settings], sandbox.Verdict] = sandbox.glance,
 ) -> Registry:
     """Return the registry without the tools that cannot be offered here.
 
-    The sandbox is asked for its verdict only if a tool needs it, since it takes a second to attack itself.
+    The sandbox is asked only if a tool needs it, and then whether it works at all: it takes seconds to attack itself,
+    which is done before the first script is run (see `code`), and which `doctor` asks for as its `verdict`.
     """
+    unset = {
+        "web": "" if settings.hosts else NO_HOSTS,
+        "sql": "" if settings.databases.strip() else NO_DATABASES,
+        "search": "" if settings.web_search_provider else NO_ENGINE,
+    }
     reasons = {
-        tool.name: NO_HOSTS
+        tool.name: unset[server]
         for tool in tools.tools.values()
-        if tools.servers[tool.server].builtin == "web" and not settings.hosts
+        if (server := tools.servers[tool.server].builtin or "") in unset and unset[server]
     }
     running_code = [tool.name for tool in tools.tools.values() if tool.capability == CODE]
     if running_code:

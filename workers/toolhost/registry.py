@@ -18,7 +18,9 @@ from agents.profiles import StrictLoader, complaints, known_capability
 
 Semantics: TypeAlias = Literal["idempotent", "keyed", "at_most_once"]
 Label: TypeAlias = Literal["untrusted", "sensitive"]
-Builtin: TypeAlias = Literal["documents", "model", "web", "memory"]
+Builtin: TypeAlias = Literal[
+    "documents", "model", "web", "memory", "numbers", "clock", "code", "sql", "search"
+]
 
 
 class RegistryError(ValueError):

@@ -141,7 +141,8 @@ class Sandbox:
                 "--seccomp",
                 str(walls),
                 "--",
-                *(self._python, "-I", "-B", "-X", "utf8", "-c", _START, *_numbers(limits)),
+                # not isolated from the environment, which is this program's own and says how to hash
+                *(self._python, "-s", "-B", "-X", "utf8", "-c", _START, *_numbers(limits)),
             ]
             return _ended(command, uid, [walls, *files.values()], limits)
 
@@ -217,6 +218,16 @@ def verdict(settings: Settings) -> Verdict:
     return _tried(settings.sandbox_python, settings.sandbox_first_uid)
 
 
+def glance(settings: Settings) -> Verdict:
+    """Return whether a script that does no harm can be run here: enough to offer code, and not to run any."""
+    return _glanced(settings.sandbox_python, settings.sandbox_first_uid)
+
+
+@functools.lru_cache(maxsize=4)
+def _glanced(python: str, first_uid: int) -> Verdict:
+    return Sandbox(python=python, first_uid=first_uid).try_on_itself([])
+
+
 @functools.lru_cache(maxsize=4)
 def _tried(python: str, first_uid: int) -> Verdict:
     essential = [attack for attack in ATTACKS if attack.essential]
@@ -283,6 +294,8 @@ _ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "HOME": "/tmp",  # noqa: S108 - a folder of the sandbox's own
     "TMPDIR": "/tmp",  # noqa: S108 - a folder of the sandbox's own
+    "PYTHONHASHSEED": "0",  # the same script over the same inputs prints the same
+    "PYTHONSAFEPATH": "1",  # nothing is imported from the scratch folder
     # a library that starts a thread per processor would meet the limits at once
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
 }
