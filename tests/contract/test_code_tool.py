@@ -1,0 +1,304 @@
+"""The tool that runs scripts: what it returns as evidence, what a script can not reach, and that it is withheld elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.server.mcpserver import MCPServer
+
+from agents import coder, profiles
+from agents.toolbox import CallFailed
+from orchestrator.domain.outcome import Completed
+from orchestrator.domain.plan import Agent, CallState, Fact, StepState
+from scripts import services
+from tests.contract.bench import InMemoryBench
+from tests.contract.workbench import ROOT, opened, spec
+from workers.gate.gate import CallRefused
+from workers.toolhost import code, registry
+from workers.toolhost.host import ToolHost
+from workers.toolhost.sandbox import Limits, Sandbox, Verdict
+
+FIRST_UID = 64720
+STOCK = registry.load(ROOT / "configs" / "tool_registry.yaml")
+
+
+@pytest.fixture(scope="module")
+def box():
+    """The real sandbox, or one that cannot be built: then what is tested is that code is withheld."""
+    bwrap = "/nowhere/bwrap"
+    with contextlib.suppress(services.ServiceMissing):
+        bwrap = services.bubblewrap()
+    return Sandbox(bwrap=bwrap, first_uid=FIRST_UID)
+
+
+@pytest.fixture(scope="module")
+def here(box):
+    return box.try_on_itself([])
+
+
+@pytest.fixture
+def server(box, here):
+    if not here.enforced:
+        pytest.skip(f"no sandbox can be built here: {here.reason}")
+    return code.build(box, lambda: here)
+
+
+def call(server, tool="code_run", **arguments):
+    async def ask():
+        async with Client(server) as client:
+            return await client.call_tool(tool, arguments)
+
+    result = anyio.run(ask)
+    return result.content[0].text if result.is_error else result.structured_content
+
+
+class TestAScript:
+    SCRIPT = "import json\nprint('sum =', sum(json.load(open('/in/numbers.json'))))\nprint(open('/in/t.csv').read())"
+
+    def test_leaves_what_it_printed_and_what_made_it(self, server):
+        inputs = {"numbers.json": [1, 2.5], "t.csv": "a,b\n1,ü"}
+
+        found = call(server, script=self.SCRIPT, inputs=inputs)
+
+        assert found["text"][: found["printed"]] == "sum = 3.5\na,b\n1,ü"
+        assert found["text"].splitlines()[4:6] == [
+            code.PARTING,
+            f"script, sha256 {hashlib.sha256(self.SCRIPT.encode()).hexdigest()}:",
+        ]
+        csv = hashlib.sha256(inputs["t.csv"].encode()).hexdigest()
+        assert found["text"].splitlines()[-1] == f"input t.csv, 8 bytes, sha256 {csv}"
+        assert found["inputs_sha256"]["t.csv"] == csv
+        assert found["locator"].startswith("computed:")
+        assert call(server, script=self.SCRIPT, inputs={**inputs, "t.csv": ""})["locator"] != found["locator"]
+
+    def test_prints_the_same_whenever_it_runs(self, server):
+        script = "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))"
+
+        assert call(server, script=script) == call(server, script=script)
+
+    @pytest.mark.parametrize(
+        ("script", "says"),
+        [
+            ("1/0", "ZeroDivisionError"),
+            ("print(", "is not Python"),
+            ("", "1 to 20,000 characters"),
+            ("#" * 20_001, "1 to 20,000 characters"),
+            ("pass", "printed nothing"),
+            ("print('\\n' * 9)", "printed nothing"),
+            ("while True: print('x' * 999)", "too much"),
+            ("while True: pass", "too l"),
+            ("import sys; sys.exit('no')", "no"),
+        ],
+    )
+    def test_that_does_not_end_well_is_an_error(self, box, here, server, script, says):
+        quick = code.build(box, lambda: here, limits=Limits(wall_s=20.0, cpu_s=1))
+
+        assert says in call(quick, script=script)
+
+    @pytest.mark.parametrize(
+        "inputs", [{"../x": ""}, {"task.py": ""}, {"script.py": ""}, {"": ""}, {"a.csv": 5}, {f"{n}.csv": "" for n in range(21)}]
+    )  # fmt: skip
+    def test_is_not_given_inputs_by_names_that_are_none(self, server, inputs):
+        assert isinstance(call(server, script="print(1)", inputs=inputs), str)
+
+    def test_prints_nothing_that_a_terminal_obeys(self, server):
+        found = call(server, script="print('a\\x1b[31m\\x00b')")
+
+        assert found["text"].startswith("a\ufffd[31m\ufffdb\n")
+
+    def test_can_ask_what_it_may_import(self, server):
+        assert call(server, "code_libraries")["text"].splitlines()[0].startswith("python = 3.")
+
+    def test_b31_finds_no_secret_no_network_and_no_file_of_the_machine(self, server, monkeypatch):
+        monkeypatch.setenv("ORCHESTRATOR_MODEL_KEY", "planted-secret-5d1")
+        script = """
+import os
+print("environment", sorted(v for v in os.environ.values() if "planted" in v))
+for path in ("/etc/passwd", "/proc/self/environ", "REPOSITORY"):
+    try:
+        print("reached", path, os.stat(path))
+    except OSError:
+        print("nothing at", path)
+try:
+    import socket
+    socket.create_connection(("127.0.0.1", 22), 1)
+    print("reached the network")
+except OSError:
+    print("no network")
+try:
+    os.system("true") == 0 and print("ran a program")
+except OSError:
+    pass
+print("done")
+"""
+
+        printed = call(server, script=script.replace("REPOSITORY", str(ROOT)))
+        printed = printed["text"][: printed["printed"]].replace(str(ROOT), "the repository")
+
+        assert printed.splitlines() == [
+            "environment []",
+            "nothing at /etc/passwd",
+            "nothing at /proc/self/environ",
+            "nothing at the repository",
+            "no network",
+            "done",
+        ]
+
+
+class TestWhereTheSandboxDoesNotHold:
+    VERDICT = Verdict(False, "These attacks got out: writes.", "Mend the kernel.")
+
+    def test_no_script_is_run_and_the_call_says_why(self, box):
+        class Never(Sandbox):
+            def run(self, *_, **__):
+                raise AssertionError("it ran")
+
+        server = code.build(Never(bwrap="/nowhere"), lambda: self.VERDICT)
+
+        for tool, arguments in (("code_run", {"script": "print(1)"}), ("code_libraries", {})):
+            assert "code.exec is withheld: These attacks got out: writes. Mend the kernel." in call(
+                server, tool, **arguments
+            )
+
+    def test_a_sandbox_that_breaks_meanwhile_is_an_error_too(self):
+        server = code.build(Sandbox(bwrap="", first_uid=FIRST_UID), lambda: Verdict(True))
+        broken = code.build(Sandbox(bwrap="/nowhere/bwrap", first_uid=FIRST_UID), lambda: Verdict(True))
+
+        assert "could not be started" in call(broken, script="print(1)")
+        assert isinstance(call(server, script="print(1)"), dict | str)
+
+
+class FactsFirst:
+    """A researcher who finds two facts, in a document that is fetched."""
+
+    TEXT = "# Akrotiri\ntotal: 123 sq km\n# Dhekelia\ntotal: 131 sq km"
+
+    def __call__(self, assignment, toolbox):
+        evidence = toolbox.call("fetch", locator="areas.md").evidence
+        facts = []
+        for title, quote in (("Akrotiri", "total: 123 sq km"), ("Dhekelia", "total: 131 sq km")):
+            start = self.TEXT.index(quote)
+            facts.append(
+                Fact(
+                    step=assignment.step,
+                    number=len(facts) + 1,
+                    quote=quote,
+                    evidence=evidence,
+                    start=start,
+                    end=start + len(quote),
+                    locator="areas.md",
+                    title=title,
+                    heading=(title, "Area"),
+                    question=str(assignment.brief["question"]),
+                )
+            )
+        return Completed("found", facts=facts)
+
+
+def documents():
+    made = MCPServer(name="documents", log_level="CRITICAL")
+
+    @made.tool()
+    def fetch(locator: str) -> dict[str, str]:
+        return {"text": FactsFirst.TEXT, "locator": locator, "title": "Areas", "media_type": "text/markdown"}
+
+    return made
+
+
+@pytest.fixture
+def work(sealer):
+    with opened(InMemoryBench(), sealer) as made:
+        yield made
+
+
+class TestBehindTheGate:
+    def gate(self, work, made):
+        work.tools = STOCK
+        host = ToolHost(STOCK, {"code": made})
+        return work.gate(profiles=profiles.load(ROOT / "agents"), host=host), host
+
+    def test_b31_a_script_is_journalled_with_its_inputs_and_its_output_is_evidence(self, work, server):
+        gate, host = self.gate(work, lambda: server)
+        claimed = work.claim(agent=Agent.CODER)
+        arguments = {"script": "print('sum = 3')", "inputs": {"n.json": [1, 2]}}
+
+        try:
+            result = gate.call(claimed, "code_run", arguments, occurrence=0)
+            again = gate.call(claimed, "code_run", arguments, occurrence=0)
+        finally:
+            host.close()
+
+        (made,) = work.rows("calls", claimed.ref.plan_id)
+        assert (made.state, made.tool) == (CallState.DONE, "code_run")
+        assert again.content == result.content
+        evidence = work.rows("evidence", claimed.plan.tenant, result.evidence)
+        assert evidence.text.startswith("sum = 3\n")
+        assert "print('sum = 3')" in evidence.text
+        assert evidence.locator == result.content["locator"]
+
+    def test_b30_a_script_that_fails_leaves_nothing_that_could_be_quoted(self, work, server):
+        gate, host = self.gate(work, lambda: server)
+        claimed = work.claim(agent=Agent.CODER)
+
+        try:
+            with pytest.raises(CallFailed, match="ZeroDivisionError") as failed:
+                gate.call(claimed, "code_run", {"script": "print('x = 5')\n1/0"}, occurrence=0)
+        finally:
+            host.close()
+
+        assert failed.value.reason == "tool_error"
+        (made,) = work.rows("calls", claimed.ref.plan_id)
+        assert (made.state, made.evidence) == (CallState.FAILED, None)
+
+    def test_b30_no_agent_but_the_code_generator_may_run_one(self, work, server):
+        gate, host = self.gate(work, lambda: server)
+
+        try:
+            with pytest.raises(CallRefused):
+                gate.call(
+                    work.claim(agent=Agent.RESEARCHER), "code_run", {"script": "print(1)"}, occurrence=0
+                )
+        finally:
+            host.close()
+
+    def test_b30_which_is_largest_is_answered_by_a_script_in_the_sandbox(self, work, server):
+        work.tools = replace(STOCK, tools={**STOCK.tools, "fetch": spec("fetch", server="documents")})
+        host = ToolHost(work.tools, {"code": lambda: server, "documents": documents})
+        gate = work.gate(profiles=profiles.load(ROOT / "agents"), host=host)
+        executor = work.executor({Agent.RESEARCHER: FactsFirst(), Agent.CODER: coder.think}, gate=gate)
+        question = "Which of Akrotiri and Dhekelia has the largest total area?"
+
+        try:
+            first = work.submit()
+            executor.run(first)
+            second = work.another(first.plan_id, Agent.CODER, question=question)
+            executor.run(second)
+        finally:
+            host.close()
+
+        *found, computed, listed = work.rows("facts", first.plan_id)
+        assert computed.quote == (
+            f"Dhekelia has the largest total area of 2: 131 sq km (from {found[0].name}, {found[1].name})."
+        )
+        assert listed.quote.startswith("By total area: Dhekelia 131 sq km")
+        evidence = work.rows("evidence", "default", computed.evidence)
+        assert evidence.text[computed.start : computed.end] == computed.quote
+        assert computed.locator == evidence.locator
+        assert coder.SCRIPT.splitlines()[0] in evidence.text
+
+    def test_b31_a_plan_goes_on_where_scripts_are_withheld(self, work):
+        work.tools = STOCK.without({"code_run": "code.exec is withheld: No walls here."})
+        executor = work.executor(
+            {Agent.CODER: coder.think}, gate=work.gate(profiles=profiles.load(ROOT / "agents"))
+        )
+        step = work.submit(Agent.CODER)
+
+        executor.run(step)
+
+        (_, made) = work.rows("steps", step.plan_id)
+        assert (made.state, made.verdict) == (StepState.SUCCEEDED, "nothing")
