@@ -688,6 +688,24 @@ class Talker(Protocol):
         ...
 
 
+class ToolDesk(Protocol):
+    """Calls tools for persons and programs, without a plan."""
+
+    def tools(self) -> Sequence[Mapping[str, Json]]:
+        """Return what is known of each tool, and why it is withheld where it is."""
+        ...
+
+    def call(
+        self, who: Principal, name: str, arguments: Mapping[str, Json], *, agent: str | None = None
+    ) -> Mapping[str, Json]:
+        """Return a tool's answer; decided as for this agent, and recorded before it is called.
+
+        Raises `NotFound`, `Conflict` where it is withheld, `Forbidden` where the policy says no or wants a person's
+        approval, `Invalid` where the tool does not take the arguments, and `Unavailable`.
+        """
+        ...
+
+
 class Judge(Protocol):
     """Whoever decides by policy what may happen."""
 

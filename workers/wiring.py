@@ -33,6 +33,7 @@ from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
 from workers.gate import reach
 from workers.gate.decision_log import DecisionLog
+from workers.gate.desk import Desk
 from workers.gate.gate import Gate
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
@@ -293,6 +294,18 @@ def talk(opened: Core, judge: Judge) -> Talk:
         models=models,
         stops=stops(settings),
     )
+
+
+def desk(opened: Core, decider: Enforcer) -> Desk:
+    """What calls tools for persons, outside of plans."""
+    settings = opened.settings
+    try:
+        tools = offer.offered(registry.load(house.path("configs/tool_registry.yaml")), settings)
+        known_profiles = profiles.load(house.path("agents"))
+    except (registry.RegistryError, profiles.ProfileError) as error:
+        raise Misconfigured(str(error)) from error
+    host = ToolHost(tools, _builtins(opened), opened.secrets)
+    return Desk(opened.store, opened.sealer, decider, known_profiles, tools, host, known(settings))
 
 
 def completions_loop(opened: Core) -> BrokerLoop:

@@ -33,11 +33,12 @@ from orchestrator.api import (
     schedules,
     secrets,
     session,
+    tools,
 )
 from orchestrator.api.door import Door, Guard, is_loopback
 from orchestrator.api.office import Core, Office, Seats, known_parameters
 from orchestrator.domain.errors import OrchestratorError
-from orchestrator.ports import Talker
+from orchestrator.ports import Talker, ToolDesk
 
 __all__ = ["build", "is_loopback"]
 
@@ -54,6 +55,7 @@ _MODULES: Final = (
     chat,
     secrets,
     session,
+    tools,
     health,
 )
 
@@ -66,11 +68,12 @@ def build(
     streams: int = STREAMS,
     stopping: threading.Event | None = None,
     talker: Talker | None = None,
+    desk: ToolDesk | None = None,
 ) -> FastAPI:
     """Return the API on top of what remembers and decides; once `stopping` is set, streams end and nobody waits.
 
     `reception` says who callers are; without one nobody is let in. `hosts` are names that it answers under besides
-    those of this machine. `talker` answers conversations.
+    those of this machine. `talker` answers conversations, `desk` calls tools.
 
     Several processes may serve one database: none keeps anything that another would need.
     """
@@ -83,7 +86,7 @@ def build(
         dependencies=[Depends(known_parameters)],
     )
     app.state.reception = front = reception or identity.Reception()
-    app.state.office = Office(core, Seats(streams), stopping or threading.Event(), front.still, talker)
+    app.state.office = Office(core, Seats(streams), stopping or threading.Event(), front.still, talker, desk)
     routers = [*(module.router for module in _MODULES), schedules.router(core)]
     app.state.routes = [route for router in routers for route in router.routes]
     identity.refuse_unguarded(app.state.routes)

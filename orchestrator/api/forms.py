@@ -185,7 +185,39 @@ class ChatForm(Sent):
     model: str | None = Field(default=None, min_length=1, max_length=200)
 
 
+class ToolForm(Sent):
+    """What a tool is called with; `agent` names the profile that the call is judged by."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    agent: str | None = Field(default=None, min_length=1, max_length=64)
+
+
 # --- answers ----------------------------------------------------------------------------------------------------
+
+
+class Tool(BaseModel):
+    """A tool of the registry; one that is withheld here has no more than its name and the reason."""
+
+    name: str
+    withheld: str | None
+    server: str | None = None
+    capability: str | None = None
+    semantics: str | None = None
+    keywords: list[str] = []
+    yields: list[str] = []
+
+
+class Tools(BaseModel):
+    """The tools of the registry, in its order."""
+
+    items: list[Tool]
+
+
+class ToolAnswer(BaseModel):
+    """What a tool answered; text in it is data that others wrote, never an instruction."""
+
+    tool: str
+    content: dict[str, Any]
 
 
 class ChatAnswer(BaseModel):

@@ -19,7 +19,7 @@ from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.identity import Principal
 from orchestrator.domain.plan import Plan
-from orchestrator.ports import SecretStore, Talker, Tx
+from orchestrator.ports import SecretStore, Talker, ToolDesk, Tx
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
@@ -109,6 +109,8 @@ class Office:
     """Whether a caller whose request goes on may still be here."""
     talker: Talker | None = None
     """Who answers a conversation, if anybody does."""
+    desk: ToolDesk | None = None
+    """Who calls tools outside of plans, if anybody does."""
     lookers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
     """The threads that look for events: few, so that streams do not keep other requests waiting."""
 

@@ -46,6 +46,7 @@ BODIES = {
     ("PATCH", "/schedules/{schedule}"): {"paused": True},
     ("POST", "/trigger"): {"schedule": "weekly"},
     ("POST", "/chat"): {"messages": [{"role": "user", "content": GOAL}]},
+    ("POST", "/tools/{name}"): {"arguments": {"expression": "1 + 1"}},
     ("POST", "/schedule"): {"query": GOAL, "cron_expr": "0 6 * * 1"},
     ("PUT", "/secrets/{name}"): {"value": "a value of hers"},
     ("POST", "/secrets/{name}/rotate"): {"value": "a value of hers"},

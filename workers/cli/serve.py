@@ -126,6 +126,7 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     stopping = threading.Event()
     judge = working.enforcer(core.settings)
     talker = stack.enter_context(contextlib.closing(working.talk(core, judge)))
+    desk = stack.enter_context(contextlib.closing(working.desk(core, judge)))
     rates = stack.enter_context(wiring.rates(core.settings))
     front = identity.reception(
         core.settings, ring=core.keyring, rates=rates, judge=judge, agents=working.granted()
@@ -141,7 +142,14 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
             "It answers under no name that other machines use: list its names in trusted_hosts.", "yellow"
         )
     config = uvicorn.Config(
-        http.build(core, reception=front, hosts=core.settings.own_hosts, stopping=stopping, talker=talker),
+        http.build(
+            core,
+            reception=front,
+            hosts=core.settings.own_hosts,
+            stopping=stopping,
+            talker=talker,
+            desk=desk,
+        ),
         host=host,
         port=port,
         log_config=None,
