@@ -204,6 +204,8 @@ def _by_analysis(assignment: Assignment, question: str, facts: Sequence[Fact], t
                 "number": str(each.quantity.value),
                 "written": each.quantity.written,
                 "fact": each.fact.name,
+                "quote": each.fact.quote,
+                "source": each.fact.locator,
             }
             for each in found
         ],

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
+import tempfile
+import venv
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -21,7 +25,7 @@ from tests.contract.workbench import ROOT, opened, spec
 from workers.gate.gate import CallRefused
 from workers.toolhost import code, registry
 from workers.toolhost.host import ToolHost
-from workers.toolhost.sandbox import Limits, Sandbox, Verdict
+from workers.toolhost.sandbox import Limits, Sandbox, SandboxUnavailable, Verdict
 
 FIRST_UID = 64720
 STOCK = registry.load(ROOT / "configs" / "tool_registry.yaml")
@@ -71,10 +75,22 @@ class TestAScript:
             f"script, sha256 {hashlib.sha256(self.SCRIPT.encode()).hexdigest()}:",
         ]
         csv = hashlib.sha256(inputs["t.csv"].encode()).hexdigest()
-        assert found["text"].splitlines()[-1] == f"input t.csv, 8 bytes, sha256 {csv}"
+        assert found["text"].splitlines()[-5:] == [
+            f"input numbers.json, 8 bytes, sha256 {found['inputs_sha256']['numbers.json']}:",
+            "    [1, 2.5]",
+            f"input t.csv, 8 bytes, sha256 {csv}:",
+            "    a,b",
+            "    1,ü",
+        ]
         assert found["inputs_sha256"]["t.csv"] == csv
         assert found["locator"].startswith("computed:")
         assert call(server, script=self.SCRIPT, inputs={**inputs, "t.csv": ""})["locator"] != found["locator"]
+
+    def test_shows_no_more_of_an_input_than_a_reader_would_read(self, server):
+        found = call(server, script="print(1)", inputs={"t.csv": "é" * 90_000})
+
+        assert len(found["text"]) < 5_000
+        assert found["text"].endswith("the whole of it is in the journal of the plan")
 
     def test_prints_the_same_whenever_it_runs(self, server):
         script = "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))"
@@ -148,6 +164,42 @@ print("done")
             "no network",
             "done",
         ]
+
+
+class TestAnEnvironmentForScripts:
+    @pytest.fixture
+    def python(self):
+        """The interpreter of an environment with one package, where everybody can read it."""
+        folder = Path(tempfile.mkdtemp(prefix="orc-analysis-", dir="/var/tmp"))
+        folder.chmod(0o755)
+        venv.EnvBuilder(with_pip=False, symlinks=True).create(folder / "env")
+        (packages,) = (folder / "env").glob("lib/python*/site-packages")
+        (packages / "pandas").mkdir()
+        (packages / "pandas" / "__init__.py").write_text("def total(numbers):\n    return sum(numbers)\n")
+        (packages / "pandas-9.9.dist-info").mkdir()
+        (packages / "pandas-9.9.dist-info" / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: pandas\nVersion: 9.9\n"
+        )
+        yield str(folder / "env" / "bin" / "python")
+        shutil.rmtree(folder)
+
+    def test_is_what_a_script_can_import_and_nothing_of_it_can_be_changed(self, box, here, server, python):
+        made = code.build(Sandbox(python=python, bwrap=box._bwrap, first_uid=FIRST_UID), lambda: here)
+
+        assert "pandas = 9.9" in call(made, "code_libraries")["text"].splitlines()
+        found = call(made, script="import pandas\nprint('sum =', pandas.total([1, 2]))")
+        assert found["text"].startswith("sum = 3\n")
+        changed = "import pandas\nopen(pandas.__file__, 'a')"
+        assert "Read-only" in call(made, script=changed) or "Permission" in call(made, script=changed)
+
+    def test_below_the_folder_that_the_sandbox_makes_anew_is_refused_with_what_to_do(self, box, tmp_path):
+        home = Path("/tmp") / tmp_path.name
+        venv.EnvBuilder(with_pip=False, symlinks=True).create(home)
+        try:
+            with pytest.raises(SandboxUnavailable, match="Set sandbox_python to one elsewhere"):
+                Sandbox(python=str(home / "bin" / "python"), bwrap=box._bwrap, first_uid=FIRST_UID).run("")
+        finally:
+            shutil.rmtree(home)
 
 
 class TestWhereTheSandboxDoesNotHold:

@@ -1,6 +1,6 @@
 """Offers the sandbox as an MCP server: runs a script over given inputs, and returns what it printed with what made it.
 
-    code_run(script, inputs)   what the script printed, then the script and the digests of its inputs
+    code_run(script, inputs)   what the script printed, then the script, its inputs and their digests
     code_libraries()           what a script may import besides the standard library
 
 The inputs are files in /in: a name that ends in `.json` holds its value as JSON, any other its text as it is. The same
@@ -29,6 +29,9 @@ LONGEST_SCRIPT: Final = 20_000
 """Characters of a script."""
 
 MOST_INPUTS: Final = 20
+
+SHOWN_BYTES: Final = 4_000
+"""What of each input is shown beside what was computed from it; the journal of the plan has the whole of it."""
 
 PARTING: Final = "How this was computed:"
 """The line between what a script printed and what made it."""
@@ -165,7 +168,11 @@ def _made_of(
     yield f"script, sha256 {of_script}:"
     yield from (f"    {line}" for line in _printable(script).splitlines())
     for name, sha256 in hashes.items():
-        yield f"input {name}, {len(files[name]):,} bytes, sha256 {sha256}"
+        yield f"input {name}, {len(files[name]):,} bytes, sha256 {sha256}:"
+        shown = files[name][:SHOWN_BYTES].decode(errors="replace")
+        yield from (f"    {line}" for line in _printable(shown).splitlines())
+        if len(files[name]) > SHOWN_BYTES:
+            yield "    and so on; the whole of it is in the journal of the plan"
 
 
 def _printable(text: str) -> str:

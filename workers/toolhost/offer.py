@@ -49,6 +49,6 @@ def offered(
     if running_code:
         found = verdict(settings)
         if not found.enforced:
-            log.warning("sandbox.withheld", reason=found.reason)
+            log.info("sandbox.withheld", reason=found.reason)
             reasons |= dict.fromkeys(running_code, f"{CODE} is withheld: {found.reason} {found.todo}".strip())
     return tools.without(reasons)

@@ -42,6 +42,7 @@ SPARE_UIDS: Final = 16
 _INPUTS_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _LOCKS: Final = Path("/run/orchestrator-sandbox")
 _NOBODY: Final = "65534"
+_SCRATCH: Final = "/tmp"  # noqa: S108 - a folder of the sandbox's own
 _LOOK_EVERY_S: Final = 0.1
 _TURN_S: Final = 60.0
 _DEAD_WITHIN_S: Final = 10.0
@@ -326,6 +327,11 @@ def _home_of(python: str) -> _Home:
         raise SandboxUnavailable(
             f"The interpreter {python} for generated code does not run ({error}). Correct sandbox_python."
         ) from error
+    if any(Path(path).is_relative_to(_SCRATCH) for path in (executable, *prefixes)):
+        raise SandboxUnavailable(
+            f"The interpreter {python} for generated code lies in {_SCRATCH}, where the sandbox has a folder of its own. "
+            "Set sandbox_python to one elsewhere, such as in /opt."
+        )
     folders, links = [], {}
     for prefix in dict.fromkeys(prefixes):
         # the whole machine's prefix holds every program there is: only the interpreter of it is taken
