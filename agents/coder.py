@@ -58,7 +58,7 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
             raise
         # what this machine cannot run is no plan's fault: it goes on with what was found
         return _nothing(question, refused.detail)
-    made = _facts(assignment, question, computed)
+    made = _facts(assignment, question, computed, toolbox)
     if not made:
         return _nothing(question, "What was computed could not be stored as evidence.")
     used = sorted({name for line in computed.lines for name in _cited(line)}, key=_by_number)
@@ -105,9 +105,12 @@ def _printed(result: ToolResult) -> str:
     return str(result.content["text"])[: int(result.content["printed"])]
 
 
-def _facts(assignment: Assignment, question: str, computed: _Computed) -> list[Fact]:
+def _facts(assignment: Assignment, question: str, computed: _Computed, toolbox: Toolbox) -> list[Fact]:
     text = _printed(computed.result)
+    evidence = toolbox.evidence(computed.result.evidence)
     made: list[Fact] = []
+    if evidence is None:
+        return made
     for line in computed.lines[: assignment.reach.facts]:
         start = text.find(line)
         if start < 0:
@@ -117,11 +120,12 @@ def _facts(assignment: Assignment, question: str, computed: _Computed) -> list[F
                 step=assignment.step,
                 number=len(made) + 1,
                 quote=line,
-                evidence=computed.result.evidence,
+                evidence=evidence.sha256,
                 start=start,
                 end=start + len(line),
-                locator=str(computed.result.content["locator"]),
-                title=str(computed.result.content["title"]),
+                locator=evidence.locator,
+                title=evidence.title,
+                origin_sha256=evidence.origin_sha256,
                 question=question,
                 score=1.0,
             )
@@ -175,11 +179,12 @@ _AS_FITTING: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is to be computed: an operation over one measure of some things."""
+    """What is to be computed: an operation over one measure of some things, and by which word it was asked for."""
 
     operation: str
     things: tuple[str, ...]
     measure: str
+    word: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,7 @@ def _by_analysis(assignment: Assignment, question: str, facts: Sequence[Fact], t
     found = values(asked, facts)
     given: dict[str, Json] = {
         "operation": asked.operation,
+        "word": asked.word or asked.operation,
         "measure": asked.measure,
         "unit": found[0].quantity.unit,
         "values": [
@@ -243,16 +249,18 @@ def analysis(question: str) -> Analysis:
         things = _names(found["things"])
         said = found.groupdict()
         rest = f"{said['rest']} {said.get('also') or ''}".strip()
-        operation = _operation(bare if shape is _SHAPES[1] else rest)
+        operation, word = _operation(bare if shape is _SHAPES[1] else rest)
         words = [word for word in re.findall(r"[^\W_]+(?:[-'’][^\W_]+)*", rest) if word.lower() not in _FRAME]
         measure = " ".join(words)
         if things and operation and measure:
-            return Analysis(operation, things, measure)
+            return Analysis(operation, things, measure, word)
     raise NotComputed("The question asks for no analysis of amounts that is known here.")
 
 
-def _operation(text: str) -> str:
-    return next((name for name, sign in _OPERATIONS if sign.search(text)), "")
+def _operation(text: str) -> tuple[str, str]:
+    """Return the first operation that a text asks for, and its word for it."""
+    found = ((name, sign.search(text)) for name, sign in _OPERATIONS)
+    return next(((name, word[0].lower()) for name, word in found if word), ("", ""))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -375,7 +383,7 @@ if operation in {"largest", "smallest", "rank"}:
     if operation != "rank":
         best = [each for each in ordered if each["number"] == ordered[0]["number"]]
         verb = "has" if len(best) == 1 else "have"
-        print(f"{named(best)} {verb} the {operation} {measure} of {len(values)}: {best[0]['written']} {sources}.")
+        print(f"{named(best)} {verb} the {given['word']} {measure} of {len(values)}: {best[0]['written']} {sources}.")
     print(f"By {measure}: {listed(ordered)}.")
 elif operation in {"sum", "mean"}:
     total = sum((each["number"] for each in values), Fraction(0))

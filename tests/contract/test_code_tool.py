@@ -328,7 +328,7 @@ class TestBehindTheGate:
         try:
             first = work.submit()
             executor.run(first)
-            second = work.another(first.plan_id, Agent.CODER, question=question)
+            second = work.another(first.plan_id, Agent.CODER, {"question": question})
             executor.run(second)
         finally:
             host.close()

@@ -82,7 +82,11 @@ class TestEveryResult:
 
         evidence, kept = _as_evidence(spec(tool), found)
         assert evidence == Evidence.of(
-            found["text"], locator=found["locator"], title=found["title"], media_type="text/plain"
+            found["text"],
+            locator=found["locator"],
+            title=found["title"],
+            media_type="text/plain",
+            origin=found["sha256"],
         )
         assert "text" not in kept
         assert all(line.strip() for line in found["text"].splitlines())

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import traceback
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -83,17 +84,20 @@ class Desk:
         if not said:
             raise CallFailed("tool_error", "The script printed nothing.")
         text = f"{said}\n\nHow this was computed:\n{arguments['script']}"
+        self.kept = Evidence.of(
+            text, locator=f"computed:{hashlib.sha256(text.encode()).hexdigest()}", title=arguments["title"]
+        )
         content = {
             "text": text,
             "printed": len(said),
-            "locator": f"computed:{hashlib.sha256(text.encode()).hexdigest()}",
+            "locator": self.kept.locator,
             "title": arguments["title"],
         }
         self.evidence_text = text
-        return ToolResult(content, Evidence.of(text, locator=content["locator"]).sha256)
+        return ToolResult(content, self.kept.sha256)
 
     def evidence(self, sha256):
-        return None
+        return self.kept if sha256 == self.kept.sha256 else None
 
 
 def assignment(question=AREA, facts=AREAS, *, steps=(), **brief):
@@ -190,7 +194,7 @@ class TestTheAnalysisAQuestionAsksFor:
         ],
     )
     def test_is_known_by_its_words(self, question, analysis):
-        assert coder.analysis(question) == analysis
+        assert replace(coder.analysis(question), word="") == analysis
 
     @pytest.mark.parametrize(
         "question",
@@ -236,7 +240,7 @@ class TestWithoutAModel:
     @pytest.mark.parametrize(
         ("question", "says"),
         [
-            ("Which of Akrotiri and Dhekelia has the smallest total area?", "Akrotiri has the smallest total area of 2: 123 sq km"),
+            ("Which of Akrotiri and Dhekelia has the lowest total area?", "Akrotiri has the lowest total area of 2: 123 sq km"),
             ("Rank Akrotiri and Dhekelia by total area", "By total area: Dhekelia 131 sq km (from F4.1); Akrotiri 123 sq km"),
             ("What is the average total area of Akrotiri and Dhekelia?", "The mean of the total area of Akrotiri and Dhekelia is 127 sq km"),
             ("What is the combined total area of Akrotiri and Dhekelia?", "The sum of the total area of Akrotiri and Dhekelia is 254 sq km"),

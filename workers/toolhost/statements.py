@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from orchestrator.domain.plan import digest
 
@@ -19,12 +20,18 @@ ROUNDED_DIGITS: Final = 15
 
 
 class Statements(BaseModel):
-    """A text of one statement a line, and the name under which it can be cited."""
+    """A text of one statement a line, the name under which it can be cited, and the SHA-256 of the text."""
 
     text: str
     locator: str
     title: str
     media_type: str = "text/plain"
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _digested(self) -> Self:
+        self.sha256 = hashlib.sha256(self.text.encode()).hexdigest()
+        return self
 
 
 def computed(title: str, lines: Iterable[str], *made_of: Any) -> Statements:
