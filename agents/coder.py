@@ -257,6 +257,18 @@ def analysis(question: str) -> Analysis:
     raise NotComputed("The question asks for no analysis of amounts that is known here.")
 
 
+def questions(goal: str) -> list[str]:
+    """Return the questions whose answers the analysis of a goal needs, one for each thing; none where there is none.
+
+    They ask for the amount and not for what is to be computed of it: no source says that something is the largest.
+    """
+    try:
+        asked = analysis(goal)
+    except NotComputed:
+        return []
+    return [f"What is the {asked.measure} of {thing}?" for thing in asked.things]
+
+
 def _operation(text: str) -> tuple[str, str]:
     """Return the first operation that a text asks for, and its word for it."""
     found = ((name, sign.search(text)) for name, sign in _OPERATIONS)

@@ -17,12 +17,13 @@ from mcp.server.mcpserver import MCPServer
 
 from agents import coder, profiles
 from agents.toolbox import CallFailed
+from orchestrator import chains
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent, CallState, Fact, StepState
 from scripts import services
 from tests.contract.bench import InMemoryBench
 from tests.contract.workbench import ROOT, opened, spec
-from workers.gate.gate import CallRefused
+from workers.gate.gate import CallHeld, CallRefused
 from workers.toolhost import code, registry
 from workers.toolhost.host import ToolHost
 from workers.toolhost.sandbox import Limits, Sandbox, SandboxUnavailable, Verdict
@@ -342,6 +343,25 @@ class TestBehindTheGate:
         assert evidence.text[computed.start : computed.end] == computed.quote
         assert computed.locator == evidence.locator
         assert coder.SCRIPT.splitlines()[0] in evidence.text
+
+    def test_b30_a_profile_that_asks_first_has_the_security_officer_asked_and_runs_nothing(
+        self, work, server
+    ):
+        usual = profiles.load(ROOT / "agents")
+        asking = replace(usual["code-generator"], approval_policy={"code.exec": "human_approval"})
+        work.tools = STOCK
+        host = ToolHost(STOCK, {"code": lambda: server})
+        gate = work.gate(profiles={**usual, "code-generator": asking}, host=host)
+        claimed = work.claim(agent=Agent.CODER)
+
+        try:
+            with pytest.raises(CallHeld) as held:
+                gate.call(claimed, "code_run", {"script": "print(1)"}, occurrence=0)
+        finally:
+            host.close()
+
+        assert chains.categories()[held.value.capability] == "SECURITY"
+        assert work.rows("calls", claimed.ref.plan_id) == []
 
     def test_b31_a_plan_goes_on_where_scripts_are_withheld(self, work):
         work.tools = STOCK.without({"code_run": "code.exec is withheld: No walls here."})

@@ -218,6 +218,18 @@ class TestTheAnalysisAQuestionAsksFor:
             assert coder.analysis(question).things
 
 
+class TestTheQuestionsOfAnAnalysis:
+    def test_ask_for_the_amount_of_each_thing(self):
+        assert coder.questions(AREA) == [
+            "What is the total area of Akrotiri?",
+            "What is the total area of Dhekelia?",
+            "What is the total area of Western Sahara?",
+        ]
+
+    def test_are_none_where_nothing_is_to_be_computed(self):
+        assert coder.questions("What is a lock?") == []
+
+
 class TestWithoutAModel:
     def test_b30_answers_which_is_largest_with_a_computed_sentence(self, tmp_path):
         desk = Desk(tmp_path)
