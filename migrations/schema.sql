@@ -170,6 +170,27 @@ CREATE TABLE checkpointed (
     CONSTRAINT checkpointed_pkey PRIMARY KEY (chain)
 );
 
+CREATE TABLE conversation (
+    conversation_id uuid NOT NULL,
+    tenant text NOT NULL,
+    owner text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    turns integer NOT NULL DEFAULT 0,
+    last_plan_id uuid,
+    CONSTRAINT conversation_pkey PRIMARY KEY (conversation_id),
+    CONSTRAINT conversation_last_plan_id_fkey FOREIGN KEY (last_plan_id) REFERENCES plan(plan_id),
+    CONSTRAINT conversation_turns_check CHECK ((turns >= 0))
+);
+CREATE INDEX conversation_newest ON public.conversation USING btree (tenant, owner, created_at DESC, conversation_id);
+ALTER TABLE conversation ENABLE ROW LEVEL SECURITY;
+ALTER TABLE conversation FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON conversation TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON conversation TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))
+    WITH CHECK (((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND ((last_plan_id IS NULL) OR (( SELECT p.tenant FROM plan p WHERE (p.plan_id = conversation.last_plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)))));
+GRANT DELETE, INSERT, SELECT, UPDATE ON conversation TO orchestrator_tenant;
+
 CREATE TABLE data_key (
     tenant text NOT NULL,
     wrapped bytea NOT NULL,
@@ -600,3 +621,37 @@ CREATE POLICY of_fleet ON tenant TO orchestrator_fleet
 CREATE POLICY of_tenant ON tenant TO orchestrator_tenant
     USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT SELECT ON tenant TO orchestrator_tenant;
+
+CREATE TABLE turn (
+    conversation_id uuid NOT NULL,
+    number integer NOT NULL,
+    tenant text NOT NULL,
+    owner text NOT NULL,
+    role text NOT NULL,
+    content text NOT NULL,
+    route text,
+    goal text NOT NULL DEFAULT ''::text,
+    plan_id uuid,
+    answer jsonb,
+    idempotency_key text,
+    fingerprint text NOT NULL DEFAULT ''::text,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT turn_pkey PRIMARY KEY (conversation_id, number),
+    CONSTRAINT turn_conversation_id_fkey FOREIGN KEY (conversation_id) REFERENCES conversation(conversation_id) ON DELETE CASCADE,
+    CONSTRAINT turn_plan_id_fkey FOREIGN KEY (plan_id) REFERENCES plan(plan_id),
+    CONSTRAINT turn_check CHECK (((role = 'assistant'::text) = (route IS NOT NULL))),
+    CONSTRAINT turn_check1 CHECK (((role = 'assistant'::text) OR ((plan_id IS NULL) AND (answer IS NULL)))),
+    CONSTRAINT turn_check2 CHECK (((role = 'user'::text) OR (plan_id IS NOT NULL) OR (answer IS NOT NULL))),
+    CONSTRAINT turn_number_check CHECK ((number > 0)),
+    CONSTRAINT turn_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text]))),
+    CONSTRAINT turn_route_check CHECK ((route = ANY (ARRAY['casual'::text, 'follow_up'::text, 'revise'::text, 'deeper'::text, 'new_topic'::text])))
+);
+CREATE UNIQUE INDEX turn_key ON public.turn USING btree (tenant, owner, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+ALTER TABLE turn ENABLE ROW LEVEL SECURITY;
+ALTER TABLE turn FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON turn TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON turn TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))
+    WITH CHECK (((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND (( SELECT c.tenant FROM conversation c WHERE (c.conversation_id = turn.conversation_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)) AND ((plan_id IS NULL) OR (( SELECT p.tenant FROM plan p WHERE (p.plan_id = turn.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)))));
+GRANT INSERT, SELECT, UPDATE ON turn TO orchestrator_tenant;

@@ -246,6 +246,8 @@ class Conductor:
         *,
         from_step: int | None = None,
         goal: str | None = None,
+        depth: int | None = None,
+        metadata: Mapping[str, Json] | None = None,
         by: str,
         key: str | None = None,
     ) -> Plan:
@@ -254,33 +256,51 @@ class Conductor:
         What ended before that step is taken over, with its facts; the step, and those planned with it that had not
         ended or come behind it, are ready again. Without a step the new plan begins at the beginning. Its budget is
         as large as this one's, and the steps taken over count as spent. The same key and fork return the same plan.
+        Goal, depth and metadata are this one's, unless others are given.
         Raises `NotFound`, `Conflict` for a step that cannot be returned to, `KeyReused`, or the `Invalid` that fits.
         """
         with self._store.transaction() as tx:
-            old = self._open(tx, plan_id).plan  # held, so that its steps stand still while they are read
-            came: dict[str, Json] = {"fork_of": plan_id, "from_step": from_step}
-            asked = request(
-                old.goal if goal is None else goal,
-                depth=old.depth,
-                tenant=old.tenant,
-                requester=by,
-                sources=old.sources,
-                budget=old.budget,
-                priority=old.priority,
-                metadata=old.metadata,
-                key=key,
-                fork=came,
+            return self.fork_within(
+                tx, plan_id, from_step=from_step, goal=goal, depth=depth, metadata=metadata, by=by, key=key
             )
-            made = self._made_before(tx, asked)
-            if made is not None:
-                return made
-            branch = domain_fork.branch(tx.steps(plan_id), from_step or 1)
-            taken = {s.number for s in branch.copied}
-            facts = [f for f in tx.facts(plan_id) if f.step in taken]
-            ballots = [b for b in tx.ballots(plan_id) if b.judge in taken]
-            return self._fork_within(tx, old, asked, branch, facts, ballots)
 
-    def _fork_within(
+    def fork_within(
+        self,
+        tx: Tx,
+        plan_id: str,
+        *,
+        from_step: int | None = None,
+        goal: str | None = None,
+        depth: int | None = None,
+        metadata: Mapping[str, Json] | None = None,
+        by: str,
+        key: str | None = None,
+    ) -> Plan:
+        """Do what `fork` does as a part of a transaction."""
+        old = self._open(tx, plan_id).plan  # held, so that its steps stand still while they are read
+        came: dict[str, Json] = {"fork_of": plan_id, "from_step": from_step}
+        asked = request(
+            old.goal if goal is None else goal,
+            depth=old.depth if depth is None else depth,
+            tenant=old.tenant,
+            requester=by,
+            sources=old.sources,
+            budget=old.budget,
+            priority=old.priority,
+            metadata=old.metadata if metadata is None else metadata,
+            key=key,
+            fork=came,
+        )
+        made = self._made_before(tx, asked)
+        if made is not None:
+            return made
+        branch = domain_fork.branch(tx.steps(plan_id), from_step or 1)
+        taken = {s.number for s in branch.copied}
+        facts = [f for f in tx.facts(plan_id) if f.step in taken]
+        ballots = [b for b in tx.ballots(plan_id) if b.judge in taken]
+        return self._forked(tx, old, asked, branch, facts, ballots)
+
+    def _forked(
         self,
         tx: Tx,
         old: Plan,

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.consensus import Ballot
+from orchestrator.domain.conversation import Conversation, Exchange, Role, Turn
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.lifecycle import ALIVE, PLAN_ENDS, PLAN_MOVES, STEP_MOVES, PlanMove, StepMove
@@ -103,6 +104,8 @@ class InMemoryStore:
         self.tenant_rows: dict[str, tuple[Tenant, float]] = {}
         self.schedule_rows: dict[str, Schedule] = {}
         self.firing_rows: dict[tuple[str, datetime], Firing] = {}
+        self.conversation_rows: dict[str, Conversation] = {}
+        self.turn_rows: dict[tuple[str, int], tuple[Turn, str | None, str]] = {}
         self.secret_rows: dict[tuple[str, str], int] = {}
         self.secret_version_rows: dict[tuple[str, str, int], SealedVersion] = {}
         self.data_key_rows: dict[str, WrappedKey] = {}
@@ -177,12 +180,22 @@ class _OfTenant:
             store.letter_rows,
             store.tenant_rows,
             store.firing_rows,
+            store.conversation_rows,
+            store.turn_rows,
         )
 
     def _is_own(self, own: InMemoryStore, key: Any, row: Any) -> bool:
         match row:
             case Plan() | Schedule():
                 return row.tenant == self._tenant
+            case Conversation():
+                about = row.last_plan_id
+                return row.tenant == self._tenant and (about is None or about in own.plan_rows)
+            case (Turn() as turn, _, _):
+                about = turn.plan_id
+                return turn.conversation_id in own.conversation_rows and (
+                    about is None or about in own.plan_rows
+                )
             case Tenant(), _:
                 return bool(key == self._tenant)
             case Approval() | Ballot() | Call() | DeadLetter():
@@ -927,6 +940,92 @@ class InMemoryTx:
     def put_tenant(self, tenant: Tenant) -> None:
         _, served = self._store.tenant_rows.get(tenant.tenant, (tenant, 0.0))
         self._put(self._store.tenant_rows, tenant.tenant, (tenant, served))
+
+    # conversations
+
+    def add_conversation(self, conversation_id: str, tenant: str, owner: str) -> None:
+        made = Conversation(conversation_id, tenant, owner, self._at)
+        self._put(self._store.conversation_rows, conversation_id, made)
+
+    def conversation(
+        self,
+        tenant: str,
+        owner: str,
+        conversation_id: str,
+        *,
+        lock: bool = False,  # noqa: ARG002
+    ) -> Conversation | None:
+        found = self._store.conversation_rows.get(conversation_id)
+        return found if found is not None and (found.tenant, found.owner) == (tenant, owner) else None
+
+    def conversations(
+        self, tenant: str, owner: str, *, behind: tuple[datetime, str] | None = None, limit: int = 50
+    ) -> Sequence[Conversation]:
+        rows = self._store.conversation_rows.values()
+        found = [c for c in rows if (c.tenant, c.owner) == (tenant, owner)]
+        found.sort(key=lambda c: c.conversation_id)
+        found.sort(key=lambda c: c.created_at, reverse=True)
+        if behind is not None:
+            at, last = behind
+            found = [
+                c for c in found if c.created_at < at or (c.created_at == at and c.conversation_id > last)
+            ]
+        return found[:limit]
+
+    def remove_conversation(self, tenant: str, owner: str, conversation_id: str) -> bool:
+        if self.conversation(tenant, owner, conversation_id) is None:
+            return False
+        for key in [key for key in self._store.turn_rows if key[0] == conversation_id]:
+            self._remove(self._store.turn_rows, key)
+        self._remove(self._store.conversation_rows, conversation_id)
+        return True
+
+    def add_exchange(self, exchange: Exchange) -> bool:
+        said, of = exchange, exchange.conversation
+        if said.key is not None and self.turn_of_key(of.tenant, of.owner, said.key) is not None:
+            return False
+        grown = self._store.conversation_rows[of.conversation_id]
+        if grown.turns != said.number - 1:
+            raise AssertionError("a turn is written behind the last one")
+        message = Turn(of.conversation_id, said.number, Role.USER, said.message, self._at)
+        reply = Turn(
+            conversation_id=of.conversation_id,
+            number=said.number + 1,
+            role=Role.ASSISTANT,
+            content=said.reply,
+            at=self._at,
+            route=said.route,
+            goal=said.goal,
+            plan_id=said.plan_id,
+            answer=said.answer,
+        )
+        rows = self._store.turn_rows
+        self._put(rows, (of.conversation_id, said.number), (message, said.key, said.fingerprint))
+        self._put(rows, (of.conversation_id, said.number + 1), (reply, None, ""))
+        changed = _with(grown, turns=said.number + 1, last_plan_id=said.plan_id or grown.last_plan_id)
+        self._put(self._store.conversation_rows, of.conversation_id, changed)
+        return True
+
+    def turn_of_key(self, tenant: str, owner: str, key: str) -> tuple[str, int, str] | None:
+        for (conversation_id, number), (_, kept, fingerprint) in self._store.turn_rows.items():
+            if kept == key and self.conversation(tenant, owner, conversation_id) is not None:
+                return conversation_id, number, fingerprint
+        return None
+
+    def turns(self, conversation_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Turn]:
+        rows = sorted(self._store.turn_rows.items())
+        return [turn for (of, n), (turn, _, _) in rows if of == conversation_id and n > after][:limit]
+
+    def answer_turn(
+        self, conversation_id: str, number: int, content: str, answer: Mapping[str, Json]
+    ) -> bool:
+        found = self._store.turn_rows.get((conversation_id, number))
+        if found is None or not found[0].waits:
+            return False
+        turn, key, fingerprint = found
+        answered = _with(turn, content=content, answer=answer, at=self._at)
+        self._put(self._store.turn_rows, (conversation_id, number), (answered, key, fingerprint))
+        return True
 
     # secrets
 

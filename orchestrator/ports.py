@@ -16,6 +16,7 @@ from typing import Protocol
 
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.consensus import Ballot
+from orchestrator.domain.conversation import Before, Conversation, Exchange, Kept, Recalled, Turn, Understood
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.identity import Principal
 from orchestrator.domain.judgement import Judgement
@@ -531,6 +532,49 @@ class Tx(Protocol):
         """A schedule's firings, the newest tick first."""
         ...
 
+    # conversations
+
+    def add_conversation(self, conversation_id: str, tenant: str, owner: str) -> None:
+        """Write a conversation that has no turns yet."""
+        ...
+
+    def conversation(
+        self, tenant: str, owner: str, conversation_id: str, *, lock: bool = False
+    ) -> Conversation | None:
+        """One conversation of this owner, held until this transaction ends if asked; another's is not found."""
+        ...
+
+    def conversations(
+        self, tenant: str, owner: str, *, behind: tuple[datetime, str] | None = None, limit: int = 50
+    ) -> Sequence[Conversation]:
+        """An owner's conversations, those begun last first; `behind` is the time and id to go on from."""
+        ...
+
+    def remove_conversation(self, tenant: str, owner: str, conversation_id: str) -> bool:
+        """Remove an owner's conversation with its turns; `False` if there is none."""
+        ...
+
+    def add_exchange(self, exchange: Exchange) -> bool:
+        """Write a message and its answer's turn behind the last of a conversation that this transaction has locked.
+
+        `False` if its owner has used its key before; whoever is told so must not commit.
+        """
+        ...
+
+    def turn_of_key(self, tenant: str, owner: str, key: str) -> tuple[str, int, str] | None:
+        """The conversation, number and fingerprint of the message that an owner's idempotency key made."""
+        ...
+
+    def turns(self, conversation_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Turn]:
+        """Turns by number, from behind one of them."""
+        ...
+
+    def answer_turn(
+        self, conversation_id: str, number: int, content: str, answer: Mapping[str, Json]
+    ) -> bool:
+        """Give an assistant's turn its answer; `False` if it has one."""
+        ...
+
     # secrets, which come here encrypted
 
     def lock_secret(self, tenant: str, name: str) -> int:
@@ -703,6 +747,18 @@ class ToolDesk(Protocol):
         Raises `NotFound`, `Conflict` where it is withheld, `Forbidden` where the policy says no or wants a person's
         approval, `Invalid` where the tool does not take the arguments, and `Unavailable`.
         """
+        ...
+
+
+class Listener(Protocol):
+    """Understands what is said in a conversation, and knows which facts answer a question; it looks nothing up."""
+
+    def understand(self, who: Principal, message: str, before: Before | None) -> Understood:
+        """Return what a message wants, given what was said before; in doubt it wants research."""
+        ...
+
+    def recall(self, message: str, goal: str, facts: Sequence[Kept], limit: int) -> Recalled:
+        """Return those of the facts that answer the goal that a message meant; none where they do not suffice."""
         ...
 
 

@@ -1322,3 +1322,93 @@ RETURNING session_id;
 DELETE
   FROM session
  WHERE expires_at < COALESCE(%(now)s::timestamptz, now()) - interval '1 day';
+
+-- name: add_conversation
+-- Write a conversation that has no turns yet.
+INSERT INTO conversation (conversation_id, tenant, owner, created_at)
+VALUES (%(conversation_id)s, %(tenant)s, %(owner)s, COALESCE(%(now)s::timestamptz, now()));
+
+-- name: conversation
+-- One conversation, if it is this owner's.
+SELECT conversation_id::text, tenant, owner, created_at, turns, last_plan_id::text
+  FROM conversation
+ WHERE conversation_id = %(conversation_id)s
+   AND tenant = %(tenant)s
+   AND owner = %(owner)s;
+
+-- name: lock_conversation
+-- One conversation, if it is this owner's, held until the transaction ends.
+SELECT conversation_id::text, tenant, owner, created_at, turns, last_plan_id::text
+  FROM conversation
+ WHERE conversation_id = %(conversation_id)s
+   AND tenant = %(tenant)s
+   AND owner = %(owner)s
+   FOR NO KEY UPDATE;
+
+-- name: conversations
+-- An owner's conversations, those begun last first, from behind the one that was begun then under that id.
+SELECT conversation_id::text, tenant, owner, created_at, turns, last_plan_id::text
+  FROM conversation
+ WHERE tenant = %(tenant)s
+   AND owner = %(owner)s
+   AND (%(behind_at)s::timestamptz IS NULL
+        OR created_at < %(behind_at)s
+        OR (created_at = %(behind_at)s AND conversation_id > %(behind_id)s::uuid))
+ ORDER BY created_at DESC, conversation_id
+ LIMIT %(limit)s;
+
+-- name: remove_conversation
+-- Remove a conversation and its turns, if it is this owner's.
+DELETE
+  FROM conversation
+ WHERE conversation_id = %(conversation_id)s
+   AND tenant = %(tenant)s
+   AND owner = %(owner)s
+RETURNING conversation_id;
+
+-- name: add_turn
+-- Write a turn, or return no row if its owner has used its key before.
+INSERT INTO turn (conversation_id, number, tenant, owner, role, content, route, goal, plan_id, answer, idempotency_key,
+                  fingerprint, at)
+VALUES (%(conversation_id)s, %(number)s, %(tenant)s, %(owner)s, %(role)s, %(content)s, %(route)s, %(goal)s, %(plan_id)s,
+        %(answer)s, %(key)s, %(fingerprint)s, COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (tenant, owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+RETURNING number;
+
+-- name: grow_conversation
+-- Count the turns that were written, and note the plan that the conversation now speaks about, if it is another.
+UPDATE conversation
+   SET turns        = %(turns)s,
+       last_plan_id = COALESCE(%(plan_id)s, last_plan_id)
+ WHERE conversation_id = %(conversation_id)s
+   AND turns = %(turns)s - 2
+RETURNING conversation_id;
+
+-- name: turn_of_key
+-- The message that an owner's idempotency key made.
+SELECT conversation_id::text, number, fingerprint
+  FROM turn
+ WHERE tenant = %(tenant)s
+   AND owner = %(owner)s
+   AND idempotency_key = %(key)s;
+
+-- name: turns
+-- Turns of a conversation by number, from behind one of them.
+SELECT conversation_id::text, number, role, content, at, route, goal, plan_id::text, answer
+  FROM turn
+ WHERE conversation_id = %(conversation_id)s
+   AND number > %(after)s
+ ORDER BY number
+ LIMIT %(limit)s;
+
+-- name: answer_turn
+-- Give a turn its answer, or return no row if it has one.
+UPDATE turn
+   SET content = %(content)s,
+       answer  = %(answer)s,
+       at      = COALESCE(%(now)s::timestamptz, now())
+ WHERE conversation_id = %(conversation_id)s
+   AND number = %(number)s
+   AND role = 'assistant'
+   AND answer IS NULL
+RETURNING number;

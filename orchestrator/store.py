@@ -27,6 +27,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from orchestrator.domain import approval as domain_approval
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.consensus import Ballot, Decision, Verdict, Why
+from orchestrator.domain.conversation import Conversation, Exchange, Role, Route, Turn
 from orchestrator.domain.errors import ForeignTenant, InvalidRequest, Misconfigured, Unavailable
 from orchestrator.domain.fairness import Tenant, Waiting, share
 from orchestrator.domain.identity import ApiKey, Session
@@ -1174,6 +1175,83 @@ class PgTx:
     def put_tenant(self, tenant: Tenant) -> None:
         self._run("put_tenant", tenant=tenant.tenant, weight=tenant.weight, max_running=tenant.max_running)
 
+    # conversations
+
+    def add_conversation(self, conversation_id: str, tenant: str, owner: str) -> None:
+        self._run("add_conversation", conversation_id=conversation_id, tenant=tenant, owner=owner)
+
+    def conversation(
+        self, tenant: str, owner: str, conversation_id: str, *, lock: bool = False
+    ) -> Conversation | None:
+        name = "lock_conversation" if lock else "conversation"
+        row = self._run(name, tenant=tenant, owner=owner, conversation_id=conversation_id).fetchone()
+        return Conversation(**row) if row else None
+
+    def conversations(
+        self, tenant: str, owner: str, *, behind: tuple[datetime, str] | None = None, limit: int = 50
+    ) -> Sequence[Conversation]:
+        at, conversation_id = behind or (None, None)
+        rows = self._run(
+            "conversations",
+            tenant=tenant,
+            owner=owner,
+            behind_at=at,
+            behind_id=conversation_id,
+            limit=limit,
+        )
+        return [Conversation(**row) for row in rows]
+
+    def remove_conversation(self, tenant: str, owner: str, conversation_id: str) -> bool:
+        return self._hit("remove_conversation", tenant=tenant, owner=owner, conversation_id=conversation_id)
+
+    def add_exchange(self, exchange: Exchange) -> bool:
+        said, of = exchange, exchange.conversation
+        self.flush()  # the plan that answers it must be there
+        usual = {"conversation_id": of.conversation_id, "tenant": of.tenant, "owner": of.owner}
+        told = {"key": None, "fingerprint": "", "route": None, "goal": "", "plan_id": None, "answer": None}
+        message = {"number": said.number, "role": Role.USER, "content": said.message}
+        keyed = {"key": said.key, "fingerprint": said.fingerprint}
+        if not self._hit("add_turn", **{**usual, **told, **message, **keyed}):
+            return False
+        reply = {
+            "number": said.number + 1,
+            "role": Role.ASSISTANT,
+            "content": said.reply,
+            "route": said.route,
+            "goal": said.goal,
+            "plan_id": said.plan_id,
+            "answer": None if said.answer is None else _json(said.answer),
+        }
+        self._run("add_turn", **{**usual, **told, **reply})
+        _one(
+            self._run(
+                "grow_conversation",
+                conversation_id=of.conversation_id,
+                turns=said.number + 1,
+                plan_id=said.plan_id,
+            )
+        )
+        return True
+
+    def turn_of_key(self, tenant: str, owner: str, key: str) -> tuple[str, int, str] | None:
+        row = self._run("turn_of_key", tenant=tenant, owner=owner, key=key).fetchone()
+        return (row["conversation_id"], row["number"], row["fingerprint"]) if row else None
+
+    def turns(self, conversation_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[Turn]:
+        rows = self._run("turns", conversation_id=conversation_id, after=after, limit=limit)
+        return [_turn(row) for row in rows]
+
+    def answer_turn(
+        self, conversation_id: str, number: int, content: str, answer: Mapping[str, Json]
+    ) -> bool:
+        return self._hit(
+            "answer_turn",
+            conversation_id=conversation_id,
+            number=number,
+            content=content,
+            answer=_json(answer),
+        )
+
     # secrets
 
     def lock_secret(self, tenant: str, name: str) -> int:
@@ -1623,6 +1701,20 @@ def _dead_letter(row: Mapping[str, Any]) -> DeadLetter:
         at=row["at"],
         attempts=row["attempts"],
         state=row["state"],
+    )
+
+
+def _turn(row: Mapping[str, Any]) -> Turn:
+    return Turn(
+        conversation_id=row["conversation_id"],
+        number=row["number"],
+        role=Role(row["role"]),
+        content=row["content"],
+        at=row["at"],
+        route=Route(row["route"]) if row["route"] else None,
+        goal=row["goal"],
+        plan_id=row["plan_id"],
+        answer=row["answer"],
     )
 
 

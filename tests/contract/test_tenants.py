@@ -20,6 +20,7 @@ from orchestrator import store as pg
 from orchestrator.chronos import Chronos, Draft
 from orchestrator.conductor import CallAsk, Conductor, Rules
 from orchestrator.domain.consensus import Ballot, Decision, Verdict
+from orchestrator.domain.conversation import Exchange, Route
 from orchestrator.domain.errors import ForeignTenant, NotFound, Unavailable
 from orchestrator.domain.fairness import Tenant
 from orchestrator.domain.outcome import Completed, Faulted, Held
@@ -75,6 +76,7 @@ MATRIX = {
     "audit": Kept("chain", OF_CHAIN),
     "ballot": _by_plan(),
     "call": _by_plan(moved=("plan_id",)),
+    "conversation": Kept("tenant", moved=("tenant", "last_plan_id")),
     "dead_letter": _by_plan(moved=("plan_id",)),
     "event": _by_plan(),
     "evidence": Kept("tenant"),
@@ -94,6 +96,7 @@ MATRIX = {
     "schedule": Kept("tenant", moved=("tenant",)),
     "step": _by_plan(moved=("plan_id",)),
     "tenant": Kept("tenant"),
+    "turn": Kept("tenant", moved=("tenant", "conversation_id", "plan_id")),
 }
 """Every table that has rows of a tenant, with the operators' way to say whose a row is."""
 
@@ -161,7 +164,12 @@ class World:
             seal = Sealer(b"a key for tests").seal
             tx.append_to_ledger(seal(chain=own.chain, number=1, kind="told", body={}, prev=own.head))
             (letter,) = tx.dead_letters(plan_id=dead)
+            talk, goal = str(uuid4()), "What does a lock do?"
+            tx.add_conversation(talk, tenant, "ada")
+            began = tx.conversation(tenant, "ada", talk, lock=True)
+            assert tx.add_exchange(Exchange(began, 1, goal, Route.NEW_TOPIC, goal, plan_id=done, key="k"))
         return SimpleNamespace(
+            talk=talk,
             done=done,
             held=held,
             dead=dead,
@@ -304,6 +312,8 @@ class TestEveryTable:
         [
             ("fact", THEIRS, {"tenant": OURS}),
             ("fact", OURS, {"tenant": THEIRS, "number": 99}),
+            ("turn", THEIRS, {"tenant": OURS, "number": 99, "plan_id": None, "idempotency_key": None}),
+            ("turn", OURS, {"tenant": THEIRS, "number": 99, "idempotency_key": None}),
             ("outbox", THEIRS, {"tenant": OURS}),
             ("outbox", THEIRS, {"tenant": ""}),
             ("outbox", OURS, {"tenant": THEIRS, "number": 10**9}),
@@ -456,6 +466,13 @@ READS = {
     "schedule": lambda tx, it: tx.schedule(it.tenant, "daily"),
     "firings": lambda tx, it: tx.firings(it.schedule),
     "firing": lambda tx, it: tx.firing(it.schedule, it.fired.due_at),
+    "conversation": lambda tx, it: tx.conversation(it.tenant, "ada", it.talk),
+    "conversation, held": lambda tx, it: tx.conversation(it.tenant, "ada", it.talk, lock=True),
+    "conversations": lambda tx, it: tx.conversations(it.tenant, "ada"),
+    "turns": lambda tx, it: tx.turns(it.talk),
+    "turn_of_key": lambda tx, it: tx.turn_of_key(it.tenant, "ada", "k"),
+    "answer_turn": lambda tx, it: tx.answer_turn(it.talk, 2, "By one.", {}),
+    "remove_conversation": lambda tx, it: tx.remove_conversation(it.tenant, "ada", it.talk),
     "tenants": lambda tx, it: [t for t in tx.tenants() if t.tenant == it.tenant],
     "claim_steps": lambda tx, it: tx.claim_steps([StepRef(it.fresh, 1)], holder=7, lease=HOUR),
 }
