@@ -47,7 +47,7 @@ from orchestrator.domain.plan import (
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.domain.secret import SealedVersion, SecretState, WrappedKey
 from orchestrator.messages import Message, Topic
-from orchestrator.ports import Completion, Recalled
+from orchestrator.ports import Completion, Remembered
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -534,21 +534,21 @@ class InMemoryTx:
         without: Sequence[str] = (),
         plans: int = 500,
         limit: int = 8,
-    ) -> Sequence[Recalled]:
+    ) -> Sequence[Remembered]:
         ended = [p for p in self._store.plan_rows.values() if self._remembered(p, tenant, without)]
         ended.sort(key=lambda p: p.plan_id)
         ended.sort(key=lambda p: p.created_at, reverse=True)
-        found: list[tuple[int, Recalled]] = []
+        found: list[tuple[int, Remembered]] = []
         for plan in ended[:plans]:
             for fact in self.facts(plan.plan_id):
                 there = set(_LEXEME.findall(f"{fact.quote} {fact.question}".lower()))
                 count = sum(word in there for word in words)
                 if count >= least and plan.finished_at is not None:
-                    found.append((count, Recalled(plan.plan_id, plan.finished_at, fact)))
+                    found.append((count, Remembered(plan.plan_id, plan.finished_at, fact)))
         found.sort(key=lambda each: (each[1].plan_id, each[1].fact.step, each[1].fact.number))
         found.sort(key=lambda each: each[1].ended_at, reverse=True)
         found.sort(key=lambda each: -each[0])
-        placed: dict[tuple[str, int, int], Recalled] = {}
+        placed: dict[tuple[str, int, int], Remembered] = {}
         for _, each in found:
             placed.setdefault((each.fact.evidence, each.fact.start, each.fact.end), each)
         return list(placed.values())[:limit]

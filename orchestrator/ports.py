@@ -59,7 +59,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class Remembered:
     """A fact of an earlier plan, and when that plan ended."""
 
     plan_id: str
@@ -233,7 +233,7 @@ class Tx(Protocol):
         without: Sequence[str] = (),
         plans: int = 500,
         limit: int = 8,
-    ) -> Sequence[Recalled]:
+    ) -> Sequence[Remembered]:
         """Facts of the tenant's latest plans that ended with an answer, those with the most of the words first.
 
         A fact needs `least` of the words, in lower case, in its quote or its question; each place in evidence comes

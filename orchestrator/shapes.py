@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.consensus import Ballot
+from orchestrator.domain.conversation import Conversation, Turn
+from orchestrator.domain.fork import Checkpoint
 from orchestrator.domain.plan import (
     Agent,
     Approval,
@@ -56,6 +58,48 @@ def planned(steps: Sequence[Step]) -> dict[str, Any] | None:
     """The tasks that a plan's goal was split into, as its audit has them, and their digest; `None` before there are any."""
     made = [s.result for s in steps if s.agent is Agent.PLANNER and s.result.get("plan")]
     return {"sha256": made[-1]["plan_sha256"], "plan": plain(made[-1]["plan"])} if made else None
+
+
+def checkpoint(found: Checkpoint) -> dict[str, Any]:
+    """A step that a plan may be forked from, and what is reused then."""
+    return {
+        "step": found.step.number,
+        "agent": found.step.agent.value,
+        "phase": found.step.phase.value,
+        "round": found.step.round,
+        "state": found.step.state.value,
+        "verdict": found.step.verdict,
+        "reused": list(found.reused),
+        "again": list(found.again),
+    }
+
+
+def conversation(found: Conversation) -> dict[str, Any]:
+    """A conversation, without what was said in it."""
+    return {
+        "conversation_id": found.conversation_id,
+        "created_at": _time(found.created_at),
+        "turns": found.turns,
+        "last_plan_id": found.last_plan_id,
+    }
+
+
+def turn(found: Turn) -> dict[str, Any]:
+    """A turn, with its answer's citations where it has one."""
+    usual: dict[str, Any] = {"verdict": None, "citations": [], "facts_used": 0, "confidence": None}
+    beside = {**usual, "partial": False, "gaps": [], "notes": [], **(plain(found.answer) or {})}
+    return {
+        "conversation_id": found.conversation_id,
+        "turn": found.number,
+        "role": found.role.value,
+        "state": "working" if found.waits else "answered",
+        "route": found.route and found.route.value,
+        "content": found.content,
+        "goal": found.goal,
+        "plan_id": found.plan_id,
+        **beside,
+        "at": _time(found.at),
+    }
 
 
 def step(found: Step) -> dict[str, Any]:

@@ -60,7 +60,7 @@ from orchestrator.domain.plan import (
 from orchestrator.domain.schedule import Firing, FiringOutcome, Misfire, Overlap, Schedule
 from orchestrator.domain.secret import SealedVersion, SecretState, SecretVersion, WrappedKey
 from orchestrator.messages import Message, Topic
-from orchestrator.ports import Completion, Recalled
+from orchestrator.ports import Completion, Remembered
 from orchestrator.queries import queries
 from orchestrator.vault.checkpoint import Checkpoint, Leaf
 from orchestrator.vault.ledger import ledger_of
@@ -823,7 +823,7 @@ class PgTx:
         without: Sequence[str] = (),
         plans: int = 500,
         limit: int = 8,
-    ) -> Sequence[Recalled]:
+    ) -> Sequence[Remembered]:
         rows = self._run(
             "related_facts",
             tenant=tenant,
@@ -833,7 +833,7 @@ class PgTx:
             plans=plans,
             limit=limit,
         )
-        return [Recalled(str(row["plan_id"]), row["finished_at"], _fact(row)) for row in rows]
+        return [Remembered(str(row["plan_id"]), row["finished_at"], _fact(row)) for row in rows]
 
     def put_evidence(self, tenant: str, evidence: Evidence) -> None:
         self._run(
@@ -1206,7 +1206,6 @@ class PgTx:
 
     def add_exchange(self, exchange: Exchange) -> bool:
         said, of = exchange, exchange.conversation
-        self.flush()  # the plan that answers it must be there
         usual = {"conversation_id": of.conversation_id, "tenant": of.tenant, "owner": of.owner}
         told = {"key": None, "fingerprint": "", "route": None, "goal": "", "plan_id": None, "answer": None}
         message = {"number": said.number, "role": Role.USER, "content": said.message}

@@ -68,6 +68,7 @@ actions := {
 	"report.read": {"family": "report.*", "roles": readers},
 	"research.run": {"family": "research.*", "roles": askers},
 	"chat.interact": {"family": "chat.*", "roles": askers},
+	"chat.read": {"family": "chat.*", "roles": readers},
 	"tool.read": {"family": "tool.*", "roles": readers},
 	"tool.call": {"family": "tool.*", "roles": askers},
 	"approval.read": {"family": "approval.*", "roles": readers},

@@ -304,7 +304,7 @@ def desk(opened: Core, decider: Enforcer) -> Desk:
         known_profiles = profiles.load(house.path("agents"))
     except (registry.RegistryError, profiles.ProfileError) as error:
         raise Misconfigured(str(error)) from error
-    host = ToolHost(tools, _builtins(opened), opened.secrets)
+    host = ToolHost(tools, _builtins(opened, catalogue.of(settings)), opened.secrets)
     return Desk(opened.store, opened.sealer, decider, known_profiles, tools, host, known(settings))
 
 

@@ -23,6 +23,7 @@ from orchestrator.api import (
     approvals,
     audit,
     chat,
+    conversations,
     dead_letters,
     events,
     health,
@@ -38,7 +39,7 @@ from orchestrator.api import (
 from orchestrator.api.door import Door, Guard, is_loopback
 from orchestrator.api.office import Core, Office, Seats, known_parameters
 from orchestrator.domain.errors import OrchestratorError
-from orchestrator.ports import Talker, ToolDesk
+from orchestrator.ports import Listener, Talker, ToolDesk
 
 __all__ = ["build", "is_loopback"]
 
@@ -53,6 +54,7 @@ _MODULES: Final = (
     approvals,
     audit,
     chat,
+    conversations,
     secrets,
     session,
     tools,
@@ -69,11 +71,13 @@ def build(
     stopping: threading.Event | None = None,
     talker: Talker | None = None,
     desk: ToolDesk | None = None,
+    listener: Listener | None = None,
 ) -> FastAPI:
     """Return the API on top of what remembers and decides; once `stopping` is set, streams end and nobody waits.
 
     `reception` says who callers are; without one nobody is let in. `hosts` are names that it answers under besides
-    those of this machine. `talker` answers conversations, `desk` calls tools.
+    those of this machine. `talker` answers conversations by the model, `listener` understands those about
+    research, `desk` calls tools.
 
     Several processes may serve one database: none keeps anything that another would need.
     """
@@ -86,7 +90,9 @@ def build(
         dependencies=[Depends(known_parameters)],
     )
     app.state.reception = front = reception or identity.Reception()
-    app.state.office = Office(core, Seats(streams), stopping or threading.Event(), front.still, talker, desk)
+    app.state.office = Office(
+        core, Seats(streams), stopping or threading.Event(), front.still, talker, desk, listener
+    )
     routers = [*(module.router for module in _MODULES), schedules.router(core)]
     app.state.routes = [route for router in routers for route in router.routes]
     identity.refuse_unguarded(app.state.routes)

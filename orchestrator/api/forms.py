@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -192,6 +193,27 @@ class ToolForm(Sent):
     agent: str | None = Field(default=None, min_length=1, max_length=64)
 
 
+class MessageForm(Sent):
+    """A message in a conversation; without `conversation_id` it begins one."""
+
+    content: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="What you say.")
+    conversation_id: UUID | None = Field(
+        default=None, strict=False, description="The conversation that it belongs to."
+    )
+    depth: int | None = Field(
+        default=None,
+        ge=DEPTHS[0],
+        le=DEPTHS[-1],
+        description="How deep to go; by default as deep as before, or 2.",
+    )
+    sources: SourcesForm | None = Field(
+        default=None, description="Where to look; by default where was looked before."
+    )
+    wait: float | None = Field(
+        default=None, ge=0, le=300, description="The most seconds to wait for the answer; 30 by default."
+    )
+
+
 # --- answers ----------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +346,25 @@ class Steps(BaseModel):
     """A plan's steps by number."""
 
     steps: list[Step]
+
+
+class Checkpoint(BaseModel):
+    """A step that a plan may be forked from: the steps that a fork takes over, and those that it does again at first."""
+
+    step: int
+    agent: str
+    phase: str
+    round: int
+    state: StepState
+    verdict: str | None
+    reused: list[int]
+    again: list[int]
+
+
+class Checkpoints(BaseModel):
+    """Where a plan can be returned to, by step."""
+
+    checkpoints: list[Checkpoint]
 
 
 class Call(BaseModel):
@@ -525,6 +566,66 @@ class Research(BaseModel):
     confidence: float | None
     sources_count: int
     facts_count: int
+
+
+class Conversation(BaseModel):
+    """A conversation of yours; `last_plan_id` is the plan that it last spoke about."""
+
+    conversation_id: str
+    created_at: str
+    turns: int
+    last_plan_id: str | None
+
+
+class Conversations(BaseModel):
+    """Conversations, those begun last first; `next` is the cursor of the page that follows, where there is one."""
+
+    conversations: list[Conversation]
+    next: str | None
+
+
+class TurnCitation(BaseModel):
+    """Where a sentence stands, word for word, and the plan that found it; its number is the mark in the content."""
+
+    number: int
+    fact: str
+    quote: str
+    evidence: str
+    start: int
+    end: int
+    locator: str
+    title: str
+    heading: list[str]
+    origin_sha256: str
+    plan_id: str
+
+
+class Turn(BaseModel):
+    """One turn. An assistant's that is `working` has no answer yet: its plan has events, and its own address an answer."""
+
+    conversation_id: str
+    turn: int
+    role: Literal["user", "assistant"]
+    state: Literal["working", "answered"]
+    route: Literal["casual", "follow_up", "revise", "deeper", "new_topic"] | None
+    content: str = Field(description="Plain text; `[1]` marks the first citation.")
+    goal: str = Field(description="The question in full, as it was understood.")
+    plan_id: str | None
+    verdict: str | None
+    citations: list[TurnCitation]
+    facts_used: int
+    confidence: float | None
+    partial: bool
+    gaps: list[str]
+    notes: list[str]
+    at: str
+
+
+class History(Conversation):
+    """A conversation with its turns by number; `next` is what to ask for `after` this page, where there is more."""
+
+    history: list[Turn]
+    next: int | None
 
 
 class DeadLetter(BaseModel):

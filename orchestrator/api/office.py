@@ -19,7 +19,7 @@ from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.identity import Principal
 from orchestrator.domain.plan import Plan
-from orchestrator.ports import SecretStore, Talker, ToolDesk, Tx
+from orchestrator.ports import Listener, SecretStore, Talker, ToolDesk, Tx
 from orchestrator.settings import Settings
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
@@ -111,6 +111,8 @@ class Office:
     """Who answers a conversation, if anybody does."""
     desk: ToolDesk | None = None
     """Who calls tools outside of plans, if anybody does."""
+    listener: Listener | None = None
+    """Who understands what is said in one about what was found, if anybody does."""
     lookers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
     """The threads that look for events: few, so that streams do not keep other requests waiting."""
 

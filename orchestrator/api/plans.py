@@ -14,6 +14,7 @@ from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Here, the_plan
 from orchestrator.api.problems import Refused, documented
 from orchestrator.api.submission import Key, submit_plan
+from orchestrator.domain import fork as fork_of
 from orchestrator.domain.errors import Misconfigured, NotFound
 from orchestrator.domain.plan import PlanState
 
@@ -78,6 +79,14 @@ def steps(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], 
     with office.store(who.tenant).transaction() as tx:
         plan = the_plan(tx, plan_id, who.tenant)
         return {"steps": [shapes.step(found) for found in tx.steps(plan.plan_id)]}
+
+
+@router.get("/{plan_id}/checkpoints", response_model=forms.Checkpoints, responses=documented(404))
+def checkpoints(office: Here, who: Annotated[Principal, Depends(reads("plan.read"))], plan_id: UUID) -> Any:
+    """List the steps that a plan may be forked from, and what each fork would take over without doing it again."""
+    with office.store(who.tenant).transaction() as tx:
+        plan = the_plan(tx, plan_id, who.tenant)
+        return {"checkpoints": [shapes.checkpoint(found) for found in fork_of.listed(tx.steps(plan.plan_id))]}
 
 
 @router.get("/{plan_id}/calls", response_model=forms.Calls, responses=documented(404))

@@ -44,7 +44,7 @@ def submit_plan(office: Office, who: Principal, form: PlanForm, key: str | None)
             depth=form.depth,
             tenant=who.tenant,
             requester=who.name,
-            sources=_sources(office.core.settings, form.sources, form.max_sources, form.domain),
+            sources=sources_of(office.core.settings, form.sources, form.max_sources, form.domain),
             budget=Budget(**form.budget.model_dump()),
             priority=form.priority,
             metadata=_metadata(form),
@@ -72,9 +72,13 @@ def question(query: str, depth: int, max_sources: int | None) -> ResearchForm:
         raise InvalidRequest(f"The query cannot be accepted: {error.errors()[0]['msg']}.") from error
 
 
-def _sources(
-    settings: Settings, form: SourcesForm | None, max_sources: int | None, domain: str | None
+def sources_of(
+    settings: Settings,
+    form: SourcesForm | None,
+    max_sources: int | None = None,
+    domain: str | None = None,
 ) -> dict[str, Json]:
+    """Return where a plan is to look: in the folder that was named, or in the usual one. Raises `InvalidSources`."""
     folder = usual_folder(settings)
     if form is not None:
         folder = str(allowed_folder(form.documents, settings.roots))

@@ -70,6 +70,26 @@ def checkpoints(steps: Iterable[Step]) -> tuple[int, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A step that a plan may be forked from: what is reused then, and what is done again at first, by number."""
+
+    step: Step
+    reused: tuple[int, ...]
+    again: tuple[int, ...]
+
+
+def listed(steps: Iterable[Step]) -> tuple[Checkpoint, ...]:
+    """Return a plan's checkpoints in order, each with what a fork from there takes over."""
+    known = {step.number: step for step in steps}
+    found = []
+    for number in checkpoints(known.values()):
+        made = branch(known.values(), number)
+        reused, again = (tuple(sorted(s.number for s in part)) for part in (made.copied, made.ready))
+        found.append(Checkpoint(known[number], reused, again))
+    return tuple(found)
+
+
 def _together(one: Step, other: Step) -> bool:
     alike = one.agent is other.agent or (one.agent.looks and other.agent.looks)
     return alike and one.round == other.round

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from agents import turns
 from orchestrator import api, database, settings
 from orchestrator.api import accept, door, events, identity, problems
 from orchestrator.conductor import Conductor, Rules
@@ -89,7 +90,13 @@ class Site:
         )
         self.secrets = core.secrets
         self.app = api.build(
-            core, **{"reception": identity.development(), "stopping": self.stopping, **options}
+            core,
+            **{
+                "reception": identity.development(),
+                "stopping": self.stopping,
+                "listener": turns.Rules(),
+                **options,
+            },
         )
         self._portal = portal
         self._alive = Alive(dsn)
@@ -624,6 +631,23 @@ class TestAFork:
         assert first.json()["plan_id"] == second.json()["plan_id"]
         answer = site.post(f"/plans/{old}/fork", json={"goal": "What else?"}, headers=key)
         assert refusal(answer) == (422, "idempotency_key_reused")
+
+    def test_may_begin_at_any_checkpoint_that_is_listed_and_reuses_what_is_listed(self, site):
+        old = site.made()
+        site.succeed(old)
+        listed = site.get(f"/plans/{old}/checkpoints").json()["checkpoints"]
+        assert [(c["step"], c["agent"], c["reused"], c["again"]) for c in listed] == [
+            (1, "router", [], [1]),
+            (2, "synthesiser", [1], [2]),
+        ]
+        for checkpoint in listed:
+            fork = site.post(f"/plans/{old}/fork", json={"from_step": checkpoint["step"]}).json()["plan_id"]
+            states = {s["number"]: s["state"] for s in site.get(f"/plans/{fork}/steps").json()["steps"]}
+            assert states == {
+                **dict.fromkeys(checkpoint["reused"], "succeeded"),
+                **dict.fromkeys(checkpoint["again"], "ready"),
+            }
+        assert refusal(site.get(f"/plans/{NOBODY}/checkpoints")) == (404, "not_found")
 
     def test_of_what_is_not_there_is_not_found(self, site):
         assert refusal(site.post(f"/plans/{NOBODY}/fork")) == (404, "not_found")

@@ -45,6 +45,7 @@ BODIES = {
     ("POST", "/schedules"): {"name": "hers", "cron": "0 6 * * 1", "request": {"goal": GOAL}},
     ("PATCH", "/schedules/{schedule}"): {"paused": True},
     ("POST", "/trigger"): {"schedule": "weekly"},
+    ("POST", "/chat/message"): {"content": GOAL, "wait": 0},
     ("POST", "/chat"): {"messages": [{"role": "user", "content": GOAL}]},
     ("POST", "/tools/{name}"): {"arguments": {"expression": "1 + 1"}},
     ("POST", "/schedule"): {"query": GOAL, "cron_expr": "0 6 * * 1"},
@@ -157,7 +158,11 @@ def acme(site):
     held = site.made(SECRET, tenant="acme", requester="somebody")
     schedule = {"name": "weekly", "cron": "0 6 * * 1", "request": {"goal": SECRET}}
     assert site.by(site.token("operator"), "POST", "/schedules", json=schedule).status_code == 201
+    said = {"content": SECRET, "wait": 0}
+    talk = site.by(site.token("operator"), "POST", "/chat/message", json=said).json()
     return {
+        "conversation_id": talk["conversation_id"],
+        "turn": str(talk["turn"]),
         "plan_id": plan,
         "letter_id": site.bury(dead),
         "approval_id": site.hold(held),
@@ -192,6 +197,7 @@ def everything(site):
             tx.schedules("acme"),
             [tx.firings(s.schedule_id) for s in tx.schedules("acme")],
             [(v.told.name, v.told.version, v.told.state) for v in tx.secret_versions("acme")],
+            [(c, tx.turns(c.conversation_id)) for c in tx.conversations("acme", "operator@acme", limit=1000)],
         )
 
 
@@ -256,7 +262,7 @@ class TestARoute:
             assert answer.status_code == 404
         assert SECRET not in answer.text
         assert "otters" not in answer.text
-        told = {value for part, value in acme.items() if part not in {"schedule", "step"}}
+        told = {value for part, value in acme.items() if part not in {"schedule", "step", "turn"}}
         mentioned = {value for value in told if value in answer.text}
         # the address that was asked for is told in a problem, and nothing else
         known = filled(path, acme) + acme["plan_id"] * (path == "/research/stream")

@@ -59,6 +59,8 @@ def furnish(site):
     KNOWN["letter_id"] = [site.bury(plan_id) for plan_id in dead]
     KNOWN["approval_id"] = [site.hold(site.made()) for _ in range(4)]
     site.post("/schedules", json={"name": "weekly", "cron": "0 6 * * 1", "request": {"goal": GOAL}})
+    said = site.post("/chat/message", json={"content": GOAL, "wait": 0}).json()
+    KNOWN["conversation_id"], KNOWN["turn"] = [said["conversation_id"]], [1, 2]
     KNOWN["plan_id"] = [done, *dead[2:]]
     KNOWN["schedule"] = ["weekly"]
     site.put("/secrets/known", json={"value": "a value that is known"})

@@ -28,7 +28,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
     code, out, _ = run("--help")
 
     assert code == exits.FINE
-    verbs = "research plans report dead approvals audit doctor new-agent language-reference config"
+    verbs = "research chat plans report dead approvals audit doctor new-agent language-reference config"
     assert all(verb in out for verb in verbs.split())
     assert all(str(number) in out and meaning in out for number, meaning in exits.MEANINGS.items())
 
@@ -38,6 +38,8 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
     [
         "research", "doctor", "eval", "new-agent", "language-reference",
         "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork",
+        "research", "chat", "doctor", "new-agent", "language-reference",
+        "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork", "plans checkpoints",
         "dead list", "dead show", "dead retry", "dead discard",
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
@@ -72,6 +74,11 @@ def test_help_does_not_wait_for_what_only_verbs_need():
         (["research"], "Missing argument 'GOAL'"),
         (["research", "x", "--depth", "nine"], "valid integer"),
         (["research", "x", "--no-such"], "No such option"),
+        (["chat", "x", "--depth", "nine"], "valid integer"),
+        (["chat", "x", "--depth", "9"], "1 to 5"),
+        (["chat", " "], "empty"),
+        (["chat", "--json"], "say one message"),
+        (["chat", "x", "--docs", "no/such/folder"], "There is no folder"),
         (["plans", "list", "--state", "odd"], "odd"),
         (["plans", "list", "--limit", "0"], "greater than or equal to 1"),
         (["plans", "fork", "abcd", "--from", "0"], "greater than or equal to 1"),

@@ -164,3 +164,12 @@ def test_every_checkpoint_can_be_forked_from_and_nothing_else_can():
             with pytest.raises(Conflict):
                 fork.branch(some, step.number)
     assert fork.checkpoints(WHOLE) == tuple(range(1, 13))
+
+
+def test_a_checkpoint_is_listed_with_what_a_fork_reuses_and_does_again():
+    found = fork.listed(WHOLE)
+    assert [c.step.number for c in found] == list(fork.checkpoints(WHOLE))
+    for checkpoint in found:
+        made = fork.branch(WHOLE, checkpoint.step.number)
+        assert (list(checkpoint.reused), list(checkpoint.again)) == numbers(made)
+    assert (found[0].reused, found[-1].reused) == ((), tuple(range(1, 12)))

@@ -21,6 +21,7 @@ from workers.cli import (
     approvals,
     audit,
     bench,
+    chat,
     config,
     dead,
     doctor,
@@ -78,6 +79,7 @@ def _root(
 
 
 app.command("research")(research.research)
+app.command("chat")(chat.chat)
 app.add_typer(plans.app, name="plans")
 app.add_typer(reports.app, name="report")
 app.add_typer(dead.app, name="dead")

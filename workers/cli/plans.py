@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator import shapes
+from orchestrator.domain import fork as branches
 from orchestrator.domain.errors import Invalid
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import Plan, PlanState
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from workers.recording import Recording
     from workers.replay import Divergence
 
-app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel, retry, fork and replay plans.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, watch, cancel, retry, replay and fork plans, from any checkpoint.",
+)
 
 
 @app.command("list")
@@ -283,6 +287,32 @@ def retry(
             view.tell(f"Plan {view.short(found.plan_id)} is taken up again by whoever works on plans.")
             return
         _work_and_show(core, revived, as_json=as_json, verbose=verbose)
+
+
+@app.command()
+def checkpoints(plan: flags.PlanId, *, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
+    """List the steps that a plan may be forked from, and what each fork would reuse without doing it again."""
+    with doors.opened(doors.settings(data)) as core:
+        found = doors.find_plan(core, plan)
+        with core.store.transaction() as tx:
+            listed = branches.listed(tx.steps(found.plan_id))
+    if as_json:
+        view.put_json({"plan": found.plan_id, "checkpoints": [shapes.checkpoint(c) for c in listed]})
+        return
+    rows = [
+        (
+            c.step.number,
+            c.step.agent.value,
+            c.step.round,
+            c.step.state.value,
+            view.many(len(c.reused), "step"),
+            ", ".join(map(str, c.again)),
+            view.one_line(c.step.brief.get("question") or "", 60),
+        )
+        for c in listed
+    ]
+    view.put_table(("step", "agent", "round", "state", "reused", "done again at first", ""), rows)
+    view.tell(f"Go back to one with `orchestrator plans fork {view.short(found.plan_id)} --from STEP`.")
 
 
 @app.command()

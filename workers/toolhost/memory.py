@@ -17,7 +17,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from agents import terms
-from orchestrator.ports import Recalled, Store
+from orchestrator.ports import Remembered, Store
 from workers.toolhost.host import TENANT_META
 
 MOST_WORDS: Final = 32
@@ -78,7 +78,7 @@ def asked(query: str) -> list[str]:
     return list(dict.fromkeys(word for word in words if word not in terms.STOP_WORDS))[:MOST_WORDS]
 
 
-def _shown(found: Recalled) -> dict[str, Any]:
+def _shown(found: Remembered) -> dict[str, Any]:
     fact = found.fact
     return {
         "plan_id": found.plan_id,
