@@ -73,7 +73,7 @@ async def message(
 
 def _said(office: Office, who: Principal, form: forms.MessageForm, key: str | None) -> Turn:
     settings = office.core.settings
-    return _dialogue(office).say(
+    return _dialogue(office, who).say(
         Message(
             who=who,
             content=form.content,
@@ -94,16 +94,17 @@ async def _waited(office: Office, http: Request, who: Principal, turn: Turn, sec
             break
         await anyio.sleep(min(_LOOK_EVERY_S, max(0.0, until - anyio.current_time())))
         turn = await run_sync(
-            _dialogue(office).look, who, turn.conversation_id, turn.number, limiter=office.lookers
+            _dialogue(office, who).look, who, turn.conversation_id, turn.number, limiter=office.lookers
         )
     return turn
 
 
-def _dialogue(office: Office) -> Dialogue:
+def _dialogue(office: Office, who: Principal) -> Dialogue:
     if office.listener is None:
         raise Conflict("This server has nobody who understands conversations; ask for research instead.")
-    core = office.core
-    return Dialogue(core.store, core.conductor, core.sealer, office.listener)
+    return Dialogue(
+        office.store(who.tenant), office.conductor(who.tenant), office.core.sealer, office.listener
+    )
 
 
 @router.get("/conversations", response_model=forms.Conversations, responses=documented())
@@ -134,7 +135,7 @@ def history(
     limit: Annotated[int, Query(ge=1, le=200)] = 100,
 ) -> Any:
     """Show one of your conversations with its turns by number."""
-    found, turns = _dialogue(office).history(who, str(conversation_id), after=after, limit=limit)
+    found, turns = _dialogue(office, who).history(who, str(conversation_id), after=after, limit=limit)
     last = turns[-1].number if turns else after
     return {
         **shapes.conversation(found),
@@ -150,10 +151,10 @@ def history(
 )
 def one(office: Here, who: Reader, conversation_id: UUID, turn: Numbered) -> Any:
     """Show a turn: its answer, or that it is still being worked on. `/plans/{plan_id}/events` tells how that goes."""
-    return shapes.turn(_dialogue(office).look(who, str(conversation_id), turn))
+    return shapes.turn(_dialogue(office, who).look(who, str(conversation_id), turn))
 
 
 @router.delete("/conversations/{conversation_id}", status_code=204, responses=documented(404, 409))
 def forget(office: Here, who: Speaker, conversation_id: UUID) -> None:
     """Forget one of your conversations, with all that was said in it; its plans stay."""
-    _dialogue(office).forget(who, str(conversation_id))
+    _dialogue(office, who).forget(who, str(conversation_id))

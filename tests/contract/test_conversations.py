@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -103,6 +104,26 @@ class Talk(Site):
                     self.executor.run(step.ref)
                     self.conductor.settle(step.ref)
         return self.host.made[before:]
+
+    @contextmanager
+    def working_on_the_next(self):
+        """Let the plan that is submitted meanwhile be worked on beside."""
+        known, stopped = {plan.plan_id for plan in self.plans()}, threading.Event()
+
+        def work():
+            while not stopped.wait(0.02):
+                for plan in self.plans():
+                    if plan.plan_id not in known:
+                        self.work(plan.plan_id)
+                        return
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            worker.join()
 
     def steps(self, plan_id):
         with self.store.transaction() as tx:
@@ -210,17 +231,8 @@ class TestAMessage:
         site.work(turn["plan_id"])
 
     def test_waits_for_its_answer(self, site):
-        known = {plan.plan_id for plan in site.plans()}
-
-        def work():
-            while not (new := [p.plan_id for p in site.plans() if p.plan_id not in known]):
-                pass
-            site.work(new[0])
-
-        worker = threading.Thread(target=work)
-        worker.start()
-        said = site.say(QUESTION, wait=60)
-        worker.join()
+        with site.working_on_the_next():
+            said = site.say(QUESTION, wait=60)
         assert (said.status_code, said.json()["state"]) == (200, "answered")
 
     def test_whose_process_died_is_answered_by_whoever_asks_next(self, site):
@@ -248,6 +260,42 @@ class TestAMessage:
         other = site.say(QUESTION, first["conversation_id"], headers=key)
         assert refusal(other) == (422, "idempotency_key_reused")
         site.work(first["plan_id"])
+
+    def test_that_is_sent_twice_at_once_with_a_key_is_taken_once(self, site):
+        """Both have seen that nobody used the key before either writes."""
+        both = threading.Barrier(2)
+
+        class Slow(turns.Rules):
+            def understand(self, who, message, before):
+                both.wait(20)
+                return super().understand(who, message, before)
+
+        dialogue = Dialogue(site.store, site.conductor, site.sealer, Slow())
+        usual = {"documents": site.settings.documents_roots}
+        said = Message(site.who, QUESTION, usual=usual, key="twice at once")
+        conversations = len(site.get("/conversations", params={"limit": 200}).json()["conversations"])
+        plans = len(site.plans())
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(dialogue.say, [said, said])
+        assert one == other
+        assert len(site.plans()) == plans + 1
+        left = site.get("/conversations", params={"limit": 200}).json()["conversations"]
+        assert len(left) == conversations + 1
+        site.work(one.plan_id)
+
+    def test_of_many_at_once_is_answered_in_its_own_place_or_refused(self, site, begun):
+        def say(number):
+            answer = site.say(f"thanks {'a lot ' * number}", begun.conversation_id)
+            return answer.status_code, answer.json()
+
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(say, range(6)))
+        assert {status for status, _ in answers} <= {200, 409}
+        taken = sorted(body["turn"] for status, body in answers if status == 200)
+        assert taken
+        history = site.get(f"/conversations/{begun.conversation_id}").json()["history"]
+        assert [t["turn"] for t in history] == list(range(1, 3 + 2 * len(taken)))
+        assert [t["turn"] for t in history if t["route"] == "casual"] == taken
 
     def test_that_comes_while_another_is_answered_is_refused_and_leaves_nothing(self, site):
         turn = site.say(QUESTION).json()
@@ -530,6 +578,37 @@ class TestTheAudit:
                 hand.execute("DROP TRIGGER lost ON audit")
                 hand.execute("DROP FUNCTION lost")
         assert site.get(f"/conversations/{begun.conversation_id}").json()["turns"] == 2
+
+
+class TestTheStreamOfResearch:
+    def test_b17_is_of_the_real_plan_whose_report_is_the_one_that_was_written(self, site):
+        before = len(site.host.made)
+        with site.working_on_the_next():
+            answer = site.get("/research/stream", params={"query": QUESTION})
+        messages = [m for m in answer.text.split("\n\n") if m.startswith("id: ")]
+        named = [dict(line.split(": ", 1) for line in m.splitlines()) for m in messages]
+        plan_id = named[0]["id"].split(":")[0]
+        assert [m["id"] for m in named] == [f"{plan_id}:{n}" for n in range(1, len(named) + 1)]
+        kinds = [m["event"] for m in named]
+        assert (kinds[0], kinds[-1]) == ("plan.submitted", "plan.ended")
+        ended = [json.loads(m["data"])["body"]["agent"] for m in named if m["event"] == "step.succeeded"]
+        assert ended == [s.agent for s in site.steps(plan_id)]
+        assert answer.text.rstrip().endswith('"state": "succeeded"}')
+        # nothing was asked beside the plan, so there is no second report that could differ
+        with site.store.transaction() as tx:
+            journal = [(c.tool, json.dumps(dict(c.arguments), sort_keys=True)) for c in tx.calls(plan_id)]
+        assert sorted(site.host.made[before:]) == sorted(journal)
+        assert DEFINED in site.get(f"/plans/{plan_id}/report").text
+        mapped = (house.path("policies").parent / "docs" / "how-to" / "chat.md").read_text(encoding="utf-8")
+        for kind in (
+            "plan.submitted",
+            "step.started",
+            "step.succeeded",
+            "step.faulted",
+            "step.dead",
+            "plan.ended",
+        ):
+            assert f"`{kind}" in mapped
 
 
 class TestRollback:

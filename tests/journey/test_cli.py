@@ -661,6 +661,67 @@ class TestAReplay:
         assert "verdict" in out
 
 
+class TestCheckpoints:
+    def test_are_listed_with_what_a_fork_reuses(self, verb, as_json, plan_id):
+        code, listed = as_json("plans", "checkpoints", plan_id)
+        steps = as_json("plans", "show", plan_id)[1]["steps"]
+        assert code == 0
+        assert [c["step"] for c in listed["checkpoints"]] == [s["number"] for s in steps]
+        assert listed["checkpoints"][-1]["reused"] == [s["number"] for s in steps[:-1]]
+        _, out, err = verb("plans", "checkpoints", plan_id)
+        assert "synthesiser" in out
+        assert f"plans fork {plan_id[:8]} --from STEP" in err
+
+
+@pytest.fixture(scope="module")
+def talk(home, dsn):
+    """A conversation that was begun by a process which has ended."""
+    return home.run("chat", GOAL, "--docs", str(home.docs), "--new")
+
+
+class TestAConversation:
+    def test_begins_with_a_cited_answer(self, talk):
+        code, out, err = talk
+        assert code == 0, err
+        assert "A lighthouse is a tower that shows a light to guide ships at night. [1]" in out
+        assert "  [1] lighthouse.md — Lighthouse, characters " in out
+
+    def test_is_gone_on_with_by_another_process_without_looking_anything_up_again(self, talk, as_json):
+        plans = len(as_json("plans", "list", "--limit", "1000")[1]["plans"])
+        code, said = as_json("chat", "What does it guide at night?")
+        assert code == 0
+        assert (said["turn"]["route"], said["turn"]["plan_id"], said["turn"]["turn"]) == (
+            "follow_up",
+            None,
+            4,
+        )
+        assert said["turn"]["citations"][0]["locator"] == "lighthouse.md"
+        assert len(as_json("plans", "list", "--limit", "1000")[1]["plans"]) == plans
+
+    def test_takes_a_line_at_a_time_until_there_are_no_more(self, home, talk):
+        process = subprocess.run(
+            [sys.executable, "-m", "workers.cli", "chat"],
+            cwd=ROOT,
+            env=home.environment,
+            input="thanks\n\nWhat does it show?\nNo, only for Atlantis, please.\n",
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        greeting, shown, revised = process.stdout.strip().split("\n\n")
+        assert greeting.startswith("Hello.")
+        assert "A lighthouse is a tower that shows a light" in shown
+        assert revised
+        assert "forked from step 2" in process.stderr
+
+    def test_that_is_new_knows_nothing_of_the_one_before(self, talk, as_json):
+        code, said = as_json("chat", "Hello!", "--new")
+        assert (code, said["turn"]["turn"], said["turn"]["route"]) == (0, 2, "casual")
+
+
 class TestWhatWasGivenUpOn:
     def test_is_listed_explained_and_taken_up_where_it_stopped(
         self, home, dsn, verb, as_json, conductor, tmp_path

@@ -36,9 +36,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
 @pytest.mark.parametrize(
     "verb",
     [
-        "research", "doctor", "eval", "new-agent", "language-reference",
-        "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork",
-        "research", "chat", "doctor", "new-agent", "language-reference",
+        "research", "chat", "doctor", "eval", "new-agent", "language-reference",
         "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork", "plans checkpoints",
         "dead list", "dead show", "dead retry", "dead discard",
         "policy test", "policy explain", "policy lint", "policy bundle",

@@ -137,6 +137,7 @@ class _Talk:
             if line.strip():
                 try:
                     show(self.say(line))
+                    view.put("")
                 except (Invalid, Conflict) as error:
                     view.tell(str(error), "red")
 
@@ -198,7 +199,7 @@ def show(turn: Turn) -> None:
     shown = shapes.turn(turn)
     lines = [view.clean(turn.content)]
     lines += [_source(citation) for citation in shown["citations"]]
-    view.put("\n".join(lines) + "\n")
+    view.put("\n".join(lines))
     for note in shown["notes"]:
         view.tell(note)
 
