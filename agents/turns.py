@@ -47,17 +47,29 @@ def understand(message: str, before: Before | None) -> Understood:
     """Return what a message means after what was said before."""
     text = " ".join(unicodedata.normalize("NFC", message).split())
     plain = _plain(text)
-    if plain in _ACKNOWLEDGED or _THANKED.fullmatch(plain) or router.route(text) == "casual":
+    if plain in _ACKNOWLEDGED or _THANKED.fullmatch(plain):
         return Understood(Route.CASUAL, text)
-    if before is None or _COMMANDS.search(text):
-        return Understood(Route.NEW_TOPIC, text)
-    polite = _POLITE.match(text)
-    bare = text[polite.end() :].strip() if polite else text
-    if polite and _MODAL.search(polite[0]):
-        bare = bare.rstrip(" ?？")  # "could you leave that out?" asks for nothing but that
-    found = _deeper(bare, before) or _revised(bare, before) or _followed(bare, before)
+    bare = _bare(text)
+    refers = before is not None and not _COMMANDS.search(text)
+    # what stands for something said before comes first: by itself "really?" would be small talk
+    found = (_deeper(bare, before) or _alone(bare, before)) if before and refers else None
+    if found is None and (kind := router.route(text)) != "deep":
+        return Understood(Route.CASUAL if kind == "casual" else Route.NEW_TOPIC, text)
+    if found is None and before and refers:
+        found = _revised(bare, before) or _followed(bare, before)
     # a few words without a name of their own are often about something; nobody could tell what
-    return found or Understood(Route.NEW_TOPIC, text, sure=len(plain.split()) > SHORT or bool(_names(text)))
+    own = not refers or len(plain.split()) > SHORT or bool(_names(text))
+    return found or Understood(Route.NEW_TOPIC, text, sure=own)
+
+
+def _bare(text: str) -> str:
+    """A message without what is said for politeness."""
+    polite = _POLITE.match(text)
+    if polite is None:
+        return text
+    bare = text[polite.end() :].strip()
+    # "could you leave that out?" asks for nothing but that
+    return bare.rstrip(" ?？") if _MODAL.search(polite[0]) else bare
 
 
 def _plain(text: str) -> str:
@@ -361,7 +373,7 @@ _POINTS: Final = re.compile(
 _NO_SUBJECT: Final = re.compile(
     r"\b(?:is|was|isn't|wasn't|would|will) it (?:be )?(?:true|possible|legal|illegal|safe|necessary|allowed|normal|common|ok|okay|better|hard|easy|"
     r"raining|snowing|cold|hot|worth)\b|\b(?:does|did|will|would) it (?:take|cost|mean|matter)\b|\bit(?:'s| is| was) (?:raining|snowing|said|true|possible|known)\b"
-    r"|\b(?:make|made) it\b",
+    r"|\b(?:make|made) it\b|\bwhat (?:time|day|date) (?:is|was) it\b",
     re.IGNORECASE,
 )
 _OWN: Final = re.compile(
@@ -374,10 +386,15 @@ _ELSEWHERE: Final = re.compile(
 )
 
 
+def _alone(text: str, before: Before) -> Understood | None:
+    """A word that only asks, and so asks about what was asked before."""
+    if _words(text) not in _ALONE:
+        return None
+    return Understood(Route.FOLLOW_UP, f"{text.rstrip(' ?？؟.!')}: {before.goal}")
+
+
 def _followed(text: str, before: Before) -> Understood | None:
     words = _words(text)
-    if words in _ALONE:
-        return Understood(Route.FOLLOW_UP, f"{text.rstrip(' ?？؟.!')}: {before.goal}")
     own = _content(text)
     new_names = [
         n[0] for n in _names(text) if _plain(n[0]) not in _plain(" ".join((before.goal, *before.quotes)))

@@ -44,6 +44,8 @@ USUAL_DEPTH: Final = 2
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 RECALLED_FACTS: Final = 5
 """Facts that an answer from memory quotes at most."""
+REMEMBERED_PLANS: Final = 20
+"""The latest plans of a conversation whose facts are looked through for an answer from memory."""
 
 FORM_STAYS: Final = "Without a language model an answer is made of whole quotes, whose form stays as it is."
 AT_THE_BOTTOM: Final = f"This was researched at depth {talk.DEEPEST}, the deepest there is. Ask a narrower question to learn more."
@@ -74,8 +76,7 @@ class _Seen:
     before: Before | None = None
     plan: Plan | None = None
     last: Turn | None = None
-    kept: Sequence[Kept] = ()
-    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    plan_ids: Sequence[str] = ()
 
 
 class _Beaten(Exception):
@@ -186,26 +187,25 @@ class Dialogue:
             plan = tx.plan(conversation.last_plan_id) if conversation.last_plan_id else None
             if not spoken or plan is None:
                 return _Seen(conversation)
-            evidence: dict[str, Evidence] = {}
-            kept = self._kept(tx, {t.plan_id: None for t in reversed(turns) if t.plan_id}, evidence)
-            quotes = [k.fact.quote for k in kept if k.plan_id == plan.plan_id]
+            quotes = [fact.quote for fact in tx.facts(plan.plan_id)]
             before = Before(spoken[-1].goal, plan.depth, quotes)
-            return _Seen(conversation, before, plan, spoken[-1], kept, evidence)
+            plan_ids = list(dict.fromkeys(t.plan_id for t in reversed(turns) if t.plan_id))
+            return _Seen(conversation, before, plan, spoken[-1], plan_ids[:REMEMBERED_PLANS])
 
-    @staticmethod
-    def _kept(tx: PgTx, plan_ids: Mapping[str, None], evidence: dict[str, Evidence]) -> Sequence[Kept]:
-        """The facts of these plans, each proven again by the evidence of its tenant; the latest plan's first."""
+    def _kept(self, who: Principal, plan_ids: Sequence[str]) -> tuple[Sequence[Kept], dict[str, Evidence]]:
+        """The facts of these plans, each proven again by the evidence of its tenant, and that evidence."""
         kept: list[Kept] = []
-        for plan_id in plan_ids:
-            plan = tx.plan(plan_id)
-            for fact in tx.facts(plan_id) if plan is not None else ():
-                if plan is not None and fact.evidence not in evidence:
-                    found = tx.evidence(plan.tenant, fact.evidence)
-                    if found is not None:
-                        evidence[fact.evidence] = found
-                if reports.verified(fact, evidence.get(fact.evidence)):
-                    kept.append(Kept(plan_id, fact))
-        return kept
+        evidence: dict[str, Evidence] = {}
+        with self._store.of(who.tenant).transaction() as tx:
+            for plan_id in plan_ids:
+                for fact in tx.facts(plan_id):
+                    if fact.evidence not in evidence:
+                        found = tx.evidence(who.tenant, fact.evidence)
+                        if found is not None:
+                            evidence[fact.evidence] = found
+                    if reports.verified(fact, evidence.get(fact.evidence)):
+                        kept.append(Kept(plan_id, fact))
+        return kept, evidence
 
     # what is done
 
@@ -264,7 +264,7 @@ class Dialogue:
             case Route.CASUAL:
                 return replace(waiting, reply=talk.GREETING, answer=talk.plain_answer("casual"))
             case Route.FOLLOW_UP:
-                return self._recalled(waiting, seen, content)
+                return self._recalled(said.who, waiting, seen, content)
             case Route.DEEPER if seen.plan is not None and seen.plan.depth >= talk.DEEPEST and seen.last:
                 notes = [AT_THE_BOTTOM]
                 answer = {**(seen.last.answer or talk.plain_answer("not_found")), "notes": notes}
@@ -272,15 +272,17 @@ class Dialogue:
             case _:
                 return waiting
 
-    def _recalled(self, waiting: Exchange, seen: _Seen, content: str) -> Exchange:
+    def _recalled(self, who: Principal, waiting: Exchange, seen: _Seen, content: str) -> Exchange:
         """An answer of facts that the conversation's plans found, if these suffice and are proven again."""
-        recalled = self._listener.recall(content, waiting.goal, seen.kept, RECALLED_FACTS)
+        kept, evidence = self._kept(who, seen.plan_ids)
+        recalled = self._listener.recall(content, waiting.goal, kept, RECALLED_FACTS)
         if not recalled.found:
             return waiting
-        report, plan_ids = _report(waiting.goal, recalled, seen.evidence)
-        if report["verdict"] != "answered" or reports.check(report, seen.evidence.get):
+        report, plan_ids = _report(waiting.goal, recalled, evidence)
+        if report["verdict"] != "answered" or reports.check(report, evidence.get):
             return waiting
-        answer = talk.answer_of(report, plan_ids=plan_ids)
+        confident = {**report, "confidence": round(recalled.coverage, 2)}
+        answer = talk.answer_of(confident, plan_ids=plan_ids)
         return replace(waiting, reply=talk.spoken(report), answer=answer)
 
     def _plan(self, tx: PgTx, said: Message, seen: _Seen, meant: Understood, exchange: Exchange) -> Plan:
@@ -386,7 +388,6 @@ def _report(
         facts=facts,
         evidence_of=evidence.get,
         notes=[talk.RECALLED],
-        confidence=recalled.coverage,
     )
     found = {citation["number"]: named[citation["fact"]] for citation in _citations(report)}
     named_again = [{**c, "fact": found[c["number"]].fact.name} for c in _citations(report)]

@@ -597,6 +597,8 @@ class TurnCitation(BaseModel):
     title: str
     heading: list[str]
     origin_sha256: str
+    computed: bool = Field(default=False, description="Whether a script computed what is quoted.")
+    script: str = Field(default="", description="The digest of that script and its inputs.")
     plan_id: str
 
 

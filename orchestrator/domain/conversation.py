@@ -11,12 +11,12 @@ owner's: neither another tenant nor another person of the same tenant finds it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from orchestrator.domain.plan import DEPTHS, Agent, Evidence, Fact, Json, Plan, Step, StepState
+from orchestrator.domain.plan import DEPTHS, Agent, Fact, Json, Plan, Step, StepState
 
 MOST_TURNS: Final = 1_000
 """Turns that a conversation may have; whoever wants more begins another."""
@@ -27,6 +27,8 @@ GREETING: Final = "Hello. Ask a question, and the answer will be looked for in t
 """What small talk is answered with: nothing is claimed, so nothing needs a citation."""
 
 NOT_FOUND: Final = "Not found in the sources."
+
+DECLINED: Final = "This was not researched."
 
 RECALLED: Final = "From what was found earlier in this conversation; nothing was looked up anew."
 
@@ -135,7 +137,6 @@ class Recalled:
 
     found: Sequence[Kept] = ()
     coverage: float = 0.0
-    evidence: Mapping[str, Evidence] = field(default_factory=dict)
 
 
 def revised_from(steps: Sequence[Step], *, form_only: bool) -> int | None:
@@ -156,18 +157,39 @@ def spoken(report: Mapping[str, Any]) -> str:
     for section in report["sections"]:
         if many:
             lines.append(f"{section['title']}")
-        for sentence in section["sentences"]:
-            marks = "".join(f"[{n}]" for n in sentence["citations"])
-            lines.append(f"{sentence['text']} {marks}".rstrip())
+        lines += [_marked(sentence) for sentence in section["sentences"]]
+    for dispute in report.get("contradictions") or ():
+        sides = " — ".join(_marked(side) for side in dispute["sides"])
+        lines.append(f"The sources contradict each other: {sides}")
     if not lines:
-        lines.append(GREETING if report["verdict"] == "casual" else NOT_FOUND)
+        lines.append(_empty(report))
     elif report.get("gaps"):
-        lines.append(f"{NOT_FOUND[:-1]}: {' '.join(report['gaps'])}")
+        lines.append(f"{NOT_FOUND[:-1]}: {' '.join(gaps(report))}")
     if report["verdict"] == "needs_review":
         lines.insert(0, "Needs review: the judge did not accept this answer; a person should read it.")
     if report.get("partial"):
         lines.insert(0, "Partial: a limit of its budget cut the research short.")
     return "\n".join(lines)
+
+
+def _marked(sentence: Mapping[str, Any]) -> str:
+    marks = "".join(f"[{n}]" for n in sentence["citations"])
+    return f"{sentence['text']} {marks}".rstrip()
+
+
+def _empty(report: Mapping[str, Any]) -> str:
+    match report["verdict"]:
+        case "casual":
+            return GREETING
+        case "declined":
+            return str(next(iter(report.get("notes") or ()), DECLINED))
+        case _:
+            return NOT_FOUND
+
+
+def gaps(report: Mapping[str, Any]) -> list[str]:
+    """Return the questions that a report leaves open; some reports say why beside each."""
+    return [str(gap["question"] if isinstance(gap, Mapping) else gap) for gap in report.get("gaps") or ()]
 
 
 def answer_of(
@@ -181,7 +203,7 @@ def answer_of(
         "facts_used": len(citations),
         "confidence": report["confidence"],
         "partial": bool(report["partial"]),
-        "gaps": list(report.get("gaps") or ()),
+        "gaps": gaps(report),
         "notes": [*(report.get("notes") or ()), *notes],
     }
 
