@@ -64,6 +64,10 @@ class Door(Protocol):
         """Return a tool's answer, made now or before."""
         ...
 
+    def cards(self, agent: str) -> Sequence[ToolCard]:
+        """Return what an agent may know of the tools that are offered to it."""
+        ...
+
 
 class Stopping(Exception):
     """This process begins nothing more; the message is another's."""

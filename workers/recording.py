@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from agents.toolbox import ToolCard
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.errors import Conflict, Invalid, NotFound
 from orchestrator.domain.plan import (
@@ -41,7 +42,8 @@ _T = TypeVar("_T")
 class Recording:
     """A plan that succeeded, with its steps, facts, calls, sources, events and report.
 
-    `model` is the name that its agents had for the language model; empty where there was none.
+    `model` is the name that its agents had for the language model; empty where there was none. `cards` are the tools
+    that each agent may know of where it was recorded.
     """
 
     plan: Plan
@@ -52,6 +54,7 @@ class Recording:
     evidence: Sequence[Evidence]
     events: Sequence[Event]
     report: Mapping[str, Json]
+    cards: Mapping[str, Sequence[ToolCard]]
 
     def as_json(self) -> bytes:
         """The recording as canonical JSON."""
@@ -59,10 +62,13 @@ class Recording:
         return canonical({"v": VERSION, **found})
 
 
-def of(store: Store, plan_id: str, *, model: str) -> Recording:
+def of(
+    store: Store, plan_id: str, *, model: str, cards: Callable[[str], Sequence[ToolCard]] = lambda _: ()
+) -> Recording:
     """Return what a plan left behind; raises `Conflict` for one that has not succeeded.
 
     `model` is what the language model is called here now; where the plan itself says another name, that is taken.
+    `cards` says which tools an agent may know of here now.
     """
     with store.transaction() as tx:
         plan, report = tx.plan(plan_id), tx.report(plan_id)
@@ -87,6 +93,7 @@ def of(store: Store, plan_id: str, *, model: str) -> Recording:
         evidence=[source for source in sources if source is not None],
         events=events,
         report=report,
+        cards={agent.value: list(cards(agent.value)) for agent in Agent},
     )
 
 
@@ -117,6 +124,9 @@ def read(path: Path) -> Recording:
             evidence=[_revived(Evidence, each) for each in said["evidence"]],
             events=[_revived(Event, each) for each in said["events"]],
             report=said["report"],
+            cards={
+                name: [_revived(ToolCard, each) for each in cards] for name, cards in said["cards"].items()
+            },
         )
     except OSError as error:
         raise Invalid(f"{path.name} cannot be read ({error.strerror}).") from error
@@ -158,7 +168,7 @@ def _plain(value: object) -> object:
         case list() | tuple():
             return [_plain(item) for item in value]
         case _:
-            return _plain(asdict(value))  # type: ignore[call-overload]
+            return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}  # type: ignore[arg-type]
 
 
 def _revived(kind: type[_T], said: Mapping[str, Any]) -> _T:

@@ -3,6 +3,7 @@
     the recorded order of events  ─ a step ended ▶ its mind thinks again, and every call is answered from the journal
                                   ─ steps were planned ▶ whoever brought them about is settled, by the same rules
 
+What its peers had found when a step looked is not recorded: any that it can have seen will do.
 Each step must come to the same verdict, follow-ups, result and facts, and the plan to the same report, byte for byte.
 The first that does not is named. What is done again is done in memory: no store, tool or network is touched.
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
-from agents.toolbox import CallFailed, Mind, ToolResult
+from agents.toolbox import CallFailed, Mind, ToolCard, ToolResult
 from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain import ooda
 from orchestrator.domain.errors import BudgetSpent
@@ -34,6 +36,7 @@ from orchestrator.domain.plan import (
     request,
 )
 from orchestrator.inmemory import InMemoryStore, InMemoryTx
+from orchestrator.prompts import PLAIN, Prompts
 from orchestrator.vault.chain import Sealer
 from workers.executor import Executor
 from workers.gate.gate import answer_of
@@ -72,9 +75,9 @@ class _Diverged(Exception):
         self.divergence = divergence
 
 
-def replay(recording: Recording, minds: Mapping[Agent, Mind]) -> Replayed:
-    """Return how a recording comes out with these minds."""
-    run = _Run(recording, minds)
+def replay(recording: Recording, minds: Mapping[Agent, Mind], prompts: Prompts = PLAIN) -> Replayed:
+    """Return how a recording comes out with these minds, and these words for them to speak with."""
+    run = _Run(recording, minds, prompts)
     try:
         run.all()
     except _Diverged as diverged:
@@ -98,11 +101,36 @@ class _Store(InMemoryStore):
         with self._turn, super().transaction() as tx:
             yield tx
 
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return what there is now, to come back to it."""
+        return {name: _copied(rows) for name, rows in vars(self).items() if name.endswith("_rows")}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Come back to what there was."""
+        vars(self).update({name: _copied(rows) for name, rows in snapshot.items()})
+
+    @contextmanager
+    def hiding(self, plan_id: str, steps: Sequence[int]) -> Iterator[None]:
+        """Let nobody see the facts of some steps while the block lasts."""
+        hidden = [fact for fact in self.fact_rows[plan_id] if fact.step in steps]
+        self.fact_rows[plan_id] = [fact for fact in self.fact_rows[plan_id] if fact.step not in steps]
+        yield
+        self.fact_rows[plan_id] = [*hidden, *self.fact_rows[plan_id]]
+
+    def place(self, number: int, **columns: int) -> None:
+        """Change a step's numbers."""
+        (rows,) = self.step_rows.values()
+        rows[number] = replace(rows[number], **columns)  # type: ignore[arg-type]
+
+
+def _copied(rows: Any) -> Any:
+    return {key: copy(row) if isinstance(row, dict | list) else row for key, row in rows.items()}
+
 
 class _Run:
     """One recording on its way through the minds."""
 
-    def __init__(self, recording: Recording, minds: Mapping[Agent, Mind]) -> None:
+    def __init__(self, recording: Recording, minds: Mapping[Agent, Mind], prompts: Prompts) -> None:
         self._recorded = recording
         self._steps = {step.number: step for step in recording.steps}
         self._facts = _by_step(recording.facts)
@@ -116,12 +144,14 @@ class _Run:
         )
         self.journal = _Journal(recording, self._conductor)
         self.steps = 0
+        self._ended: list[int] = []
         self._executor = Executor(
             self._conductor,
             self.journal,
             minds,
             holder=_HOLDER,
             model=recording.model,
+            prompts=lambda: prompts,
             step_timeout_s=86_400.0,
         )
 
@@ -211,11 +241,40 @@ class _Run:
         return ooda.follow(plan, settled, peers, overdue=plan.overdue(self._store.now))
 
     def _think(self, number: int) -> None:
+        """Think a step again; what its peers had found by then is not recorded, so that each way is tried."""
+        before, answered = self._store.snapshot(), self.journal.answered
+        found: list[_Diverged] = []
+        for hidden in self._views(number):
+            try:
+                with self._store.hiding(self._recorded.plan.plan_id, hidden):
+                    self._compare_step(number)
+            except _Diverged as diverged:
+                found.append(diverged)
+                self._store.restore(before)
+                self.journal.answered, self.journal.unrecorded = answered, None
+                continue
+            self.steps += 1
+            self._ended.append(number)
+            return
+        raise found[0]
+
+    def _views(self, number: int) -> Iterator[Sequence[int]]:
+        """Yield whose facts a step may not have seen: nobody's, or those of the peers that ended last before it."""
+        yield ()
+        step = self._step(number)
+        if step is None or not step.agent.looks:
+            return
+        peers = [n for n in self._ended if self._must(n).agent.looks and self._must(n).round == step.round]
+        yield from (peers[at:] for at in reversed(range(len(peers))))
+
+    def _compare_step(self, number: int) -> None:
+        recorded = self._steps[number]
+        # a mind may do otherwise when it is tried for the last time
+        self._store.place(number, attempt=max(0, recorded.attempt - 1), max_attempts=recorded.max_attempts)
         self._executor.run(StepRef(self._recorded.plan.plan_id, number))
         if self.journal.unrecorded is not None:
             raise _Diverged(self._otherwise(number, *self.journal.unrecorded))
-        self.steps += 1
-        recorded, replayed = self._steps[number], self._must(number)
+        replayed = self._must(number)
         if replayed.state is not recorded.state:
             why = f"{replayed.state}: {replayed.reason}" if replayed.reason else replayed.state
             raise _Diverged(self._otherwise(number, "state", recorded.state, why))
@@ -283,6 +342,7 @@ class _Journal:
     def __init__(self, recording: Recording, conductor: Conductor) -> None:
         self._conductor = conductor
         self._partial = recording.plan.partial
+        self._cards = recording.cards
         self._calls: dict[tuple[int, str, int], Call] = {}
         for call in recording.calls:
             at = (call.step, _name(call.tool, call.arguments), call.occurrence)
@@ -314,6 +374,10 @@ class _Journal:
             evidence = tx.evidence(claimed.plan.tenant, found.evidence or "")
         self.answered += 1
         return answer_of(found, evidence)
+
+    def cards(self, agent: str) -> Sequence[ToolCard]:
+        """Return the tools that were offered to an agent."""
+        return self._cards.get(agent, ())
 
 
 def _asked(tool: str, arguments: Mapping[str, Json]) -> Mapping[str, Json]:

@@ -13,7 +13,7 @@ from mcp.server.mcpserver import MCPServer
 
 from agents import profiles
 from agents.minds import MINDS
-from agents.toolbox import Mind
+from agents.toolbox import Mind, ToolCard
 from orchestrator import house, prompts, wiring
 from orchestrator.bus import CeleryBus, RabbitBus
 from orchestrator.domain.errors import Misconfigured, Unavailable
@@ -34,7 +34,7 @@ from workers.executor import Executor
 from workers.gate import reach
 from workers.gate.decision_log import DecisionLog
 from workers.gate.desk import Desk
-from workers.gate.gate import Gate
+from workers.gate.gate import Gate, cards_of
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.gate.stops import Stops
@@ -103,6 +103,16 @@ def known(settings: Settings) -> Known:
         walled=lambda: sandbox.verdict(settings).enforced,
         reaches=reaches,
     )
+
+
+def cards(settings: Settings) -> Callable[[str], Sequence[ToolCard]]:
+    """Return what tells which tools an agent may know of here. Raises `Misconfigured`."""
+    try:
+        tools = offer.offered(registry.load(settings.tool_registry), settings)
+        found = profiles.load(house.path("agents"))
+    except (profiles.ProfileError, registry.RegistryError) as error:
+        raise Misconfigured(str(error)) from error
+    return lambda agent: cards_of(tools, found, agent)
 
 
 class Hands:

@@ -20,6 +20,7 @@ from workers.gate.stops import Stops
 from workers.gate.talk import Talk
 from workers.toolhost import model, registry
 from workers.toolhost.host import ToolHost
+from workers.toolhost.models.catalogue import Catalogue, Model
 
 pytestmark = pytest.mark.postgres
 
@@ -32,10 +33,12 @@ TOOLS = registry.load(house.path("configs/tool_registry.yaml"))
 class Chat:
     """An API whose callers may talk, a model that writes down what it is asked, and the database under both."""
 
-    def __init__(self, dsn, portal, folder, server, *, name="m-1", roles=("operator",), judge=None):
-        here = model.Endpoint(server.url, "m-1", KEY_VARIABLE)
+    def __init__(
+        self, dsn, portal, folder, server, *, name="m-1", roles=("operator",), judge=None, models=None
+    ):
+        models = models or model.Endpoint(server.url, "m-1", KEY_VARIABLE).catalogue()
         self.store = PgStore(dsn, size=4)
-        self.host = ToolHost(TOOLS, {"model": lambda: model.build(here)})
+        self.host = ToolHost(TOOLS, {"model": lambda: model.build(models)})
         self.stops = folder / "stops.txt"
         talk = Talk(
             self.store,
@@ -43,7 +46,7 @@ class Chat:
             judge or EmbeddedEnforcer(house.path("policies")),
             self.host,
             TOOLS.tools["model_complete"],
-            models=here.catalogue() if name else None,
+            models=models if name else None,
             stops=Stops(self.stops, may_be_missing=True),
         )
         who = identity.Principal("ada", "acme", frozenset(roles), kind="development")
@@ -171,6 +174,24 @@ def test_that_the_model_does_not_answer_is_told_and_recorded(chat):
 
 def test_without_a_model_is_told_so(open_chat):
     assert refusal(open_chat(name="").say()) == (409, "conflict")
+
+
+def test_goes_to_the_next_model_when_the_first_is_down_and_both_are_on_the_record(open_chat, endpoint):  # noqa: F811
+    here = Model("second", "openai", endpoint.url, "m-2", KEY_VARIABLE)
+    down = Model("first", "openai", endpoint.url, "m-1", KEY_VARIABLE)
+    chat = open_chat(models=Catalogue({"first": down, "second": here}))
+    endpoint.answer = lambda body: (404, b"") if body["model"] == "m-1" else (200, said(ANSWER))
+
+    assert chat.say().status_code == 200
+    told = [(kind, entry["details"]["model"]) for kind, entry in chat.records()]
+    assert told == [
+        ("tool_called", "first"),
+        ("tool_error", "first"),
+        ("tool_called", "second"),
+        ("tool_result", "second"),
+    ]
+    assert refusal(chat.say(model="m-1")) == (503, "unavailable")  # who is named is asked alone
+    assert chat.say(model="second").status_code == 200
 
 
 def test_with_another_model_is_refused(chat):

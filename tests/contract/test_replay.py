@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from agents import generator, keeper, profiles
+from agents import generator, keeper, profiles, researcher
 from agents.minds import MINDS
 from orchestrator.domain.errors import Conflict, Invalid
 from orchestrator.domain.plan import Agent, CallState, Evidence, StepState, request
@@ -18,6 +18,7 @@ from tests.contract.test_model import (  # noqa: F401 - fixtures
     by_task,
     endpoint,
     folder,
+    planned,
     real_tools,
     run_to_the_end,
     said,
@@ -27,7 +28,8 @@ from workers import recording
 from workers.replay import replay
 
 GOAL = "What is a lock? Who may take a lock that is held? What is a gnu?"
-HELPFUL = by_task({"questions": ["Who may take a lock?"]}, {"facts": ["F3.1"]})
+ANSWER = {"text": "A lock is a thing that is held by one at a time.", "facts": ["F3.1"]}
+HELPFUL = by_task(planned("Who may take a lock?"), {"sentences": [ANSWER]})
 
 
 @pytest.fixture
@@ -42,7 +44,12 @@ def work(sealer, endpoint, folder, tmp_path):  # noqa: F811
 @pytest.fixture
 def recorded(work, folder):  # noqa: F811
     plan, _ = run_to_the_end(work, folder, goal=GOAL)
-    return recording.of(work.store, plan.plan_id, model="m-1")
+    return record(work, plan.plan_id, "m-1")
+
+
+def record(work, plan_id, model="m-1"):
+    cards = work.gate(profiles=profiles.load(ROOT / "agents")).cards
+    return recording.of(work.store, plan_id, model=model, cards=cards)
 
 
 def of(found, agent):
@@ -65,7 +72,7 @@ class TestAReplay:
     @pytest.mark.parametrize("model_name", ["m-1", ""], ids=["with a model", "extractive"])
     def test_comes_out_the_same_and_asks_nobody(self, work, folder, endpoint, model_name):  # noqa: F811
         plan, _ = run_to_the_end(work, folder, goal=GOAL, model_name=model_name)
-        found = recording.of(work.store, plan.plan_id, model=model_name)
+        found = record(work, plan.plan_id, model_name)
         asked = len(endpoint.requests)
         work.host.close()
         endpoint.close()
@@ -91,7 +98,7 @@ class TestAReplay:
         bench = PostgresBench(dsn)
         with real_tools(bench, sealer, endpoint, folder, tmp_path / "cache") as work:
             plan, _ = run_to_the_end(work, folder, goal=GOAL)
-            found = recording.of(work.store, plan.plan_id, model="m-1")
+            found = record(work, plan.plan_id, "m-1")
         bench.close()
         path = tmp_path / "recording.json"
         path.write_bytes(found.as_json())
@@ -109,14 +116,14 @@ class TestAReplay:
         plan, _ = run_to_the_end(work, folder, goal=GOAL, tokens=6_000)
         assert plan.partial
 
-        assert replay(recording.of(work.store, plan.plan_id, model="m-1"), MINDS).divergence is None
+        assert replay(record(work, plan.plan_id, "m-1"), MINDS).divergence is None
 
     def test_of_a_plan_whose_time_was_up_skips_what_was_skipped(self, work, folder):  # noqa: F811
         plan_id = work.conductor.submit(request(GOAL, sources={"documents": str(folder)})).plan_id
         finish(work, plan_id, until=Agent.RESEARCHER)
         work.bench.clock.advance(timedelta(days=1))
         finish(work, plan_id)
-        found = recording.of(work.store, plan_id, model="m-1")
+        found = record(work, plan_id, "m-1")
         assert StepState.SKIPPED in {step.state for step in found.steps}
 
         assert replay(found, MINDS).divergence is None
@@ -126,7 +133,7 @@ class TestAReplay:
         step = next(s for s in recorded.steps if s.agent is agent)
         fork = work.conductor.fork(recorded.plan.plan_id, from_step=step.number, by="ada")
         finish(work, fork.plan_id)
-        came = replay(recording.of(work.store, fork.plan_id, model="m-1"), MINDS)
+        came = replay(record(work, fork.plan_id, "m-1"), MINDS)
 
         assert came.divergence is None
         assert came.steps < len(recorded.steps)
@@ -135,7 +142,34 @@ class TestAReplay:
         plan_id = work.conductor.submit(request(GOAL, sources={"documents": str(folder)})).plan_id
         finish(work, plan_id, backwards=True)
 
-        assert replay(recording.of(work.store, plan_id, model="m-1"), MINDS).divergence is None
+        assert replay(record(work, plan_id, "m-1"), MINDS).divergence is None
+
+    @pytest.mark.parametrize(("seen", "same"), [(0, True), (1, True), (99, False)])
+    def test_lets_a_step_have_seen_what_its_peers_had_found_or_not_yet(self, recorded, seen, same):
+        def think(assignment, toolbox):
+            return replace(
+                researcher.think(assignment, toolbox), result={"seen": min(1, len(assignment.facts))}
+            )
+
+        looking = [s for s in recorded.steps if s.agent is Agent.RESEARCHER and s.round == 1]
+        steps = {s.number: replace(s, result={"seen": min(1, n)}) for n, s in enumerate(looking)}
+        second = looking[1].number
+        steps[second] = replace(steps[second], result={"seen": seen})
+        altered = [steps.get(s.number, s) for s in recorded.steps if s.round < 2]
+        came = replay(replace(recorded, steps=altered), {**MINDS, Agent.RESEARCHER: think})
+
+        assert (came.divergence is None or came.divergence.step != second) is same
+
+    def test_tries_a_step_for_the_last_time_that_was(self, recorded):
+        def think(assignment, toolbox):
+            return replace(keeper.think(assignment, toolbox), result={"last": assignment.last_attempt})
+
+        first = next(s for s in recorded.steps if s.agent is Agent.KEEPER)
+        for attempt, last in ((1, False), (first.max_attempts, True)):
+            tried = replace(first, attempt=attempt, result={"last": last})
+            steps = [tried if s is first else s for s in recorded.steps]
+            came = replay(replace(recorded, steps=steps), {**MINDS, Agent.KEEPER: think})
+            assert came.divergence is None or came.divergence.step > first.number
 
     def test_takes_the_answer_of_whichever_model_answered(self, recorded):
         call = next(c for c in recorded.calls if c.tool == "model_complete")
@@ -167,9 +201,11 @@ class TestADivergence:
         monkeypatch.setattr(generator, "TASK", "Choose the facts that please the reader.")
         found = diverged(recorded)
 
-        assert (found.step, found.agent) == (of(recorded, Agent.GENERATOR).number, "generator")
+        first = next(s for s in recorded.steps if s.agent is Agent.GENERATOR)
+        assert (found.step, found.agent) == (first.number, "generator")
         assert found.what == "a call of model_complete that was not made then"
         assert "please the reader" in found.replayed
+        assert "please the reader" not in found.recorded
 
     def test_names_the_step_whose_mind_breaks(self, recorded):
         def think(assignment, toolbox):
@@ -181,17 +217,13 @@ class TestADivergence:
         assert "ZeroDivisionError" in found.replayed
 
     def test_names_the_step_that_a_model_s_altered_answer_changes(self, recorded):
-        call = next(
-            c
-            for c in recorded.calls
-            if c.tool == "model_complete" and c.step == of(recorded, Agent.GENERATOR).number
-        )
+        call = next(c for c in recorded.calls if c.tool == "model_complete")
         answer = next(e for e in recorded.evidence if e.sha256 == call.evidence)
-        lie = Evidence.of(answer.text.replace("F3.1", "F4.1"), locator=answer.locator)
+        lie = Evidence.of(answer.text.replace("Who may take", "Who made"), locator=answer.locator)
         calls = [replace(c, evidence=lie.sha256) if c is call else c for c in recorded.calls]
         found = diverged(replace(recorded, calls=calls, evidence=[*recorded.evidence, lie]))
 
-        assert (found.agent, found.what) == ("generator", "result")
+        assert (found.step, found.agent) == (call.step, "planner")
 
     @pytest.mark.parametrize(
         ("agent", "changes", "what"),
@@ -232,7 +264,7 @@ class TestARecording:
         plan = work.conductor.submit(request(GOAL, sources={"documents": str(folder)}))
 
         with pytest.raises(Conflict, match="only one that has succeeded"):
-            recording.of(work.store, plan.plan_id, model="")
+            record(work, plan.plan_id, "")
 
     @pytest.mark.parametrize(
         "content", ["", "{", "[]", "{}", '{"v": 2}', '{"v": 1, "plan": {}}', "[" * 100_000]

@@ -8,6 +8,7 @@ from agents.profiles import ModelChoice
 from orchestrator import house, settings
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.plan import canonical
+from workers.cli import checks, config
 from workers.toolhost.models import catalogue
 from workers.toolhost.models.catalogue import Model
 from workers.toolhost.models.port import Usage
@@ -179,3 +180,34 @@ class TestAPrice:
         )
 
         assert model.spent(usage).cost_uusd == cost
+
+
+class TestTheDoctor:
+    def test_looks_at_each_model_of_the_file(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("T_KEY", raising=False)
+        path = tmp_path / "models.yaml"
+        recorded = "  recorded: {provider: replay, file: nothing-is-here.json}\n"
+        path.write_text(TWO.replace("routes:", f"{recorded}routes:"))
+        found = {c.what: c for c in checks._models(settings.load(environment={}, models_file=str(path)))}
+
+        assert [found[f"model {name}"].state for name in ("quick", "thorough", "recorded")] == [
+            "warn",
+            "warn",
+            "fail",
+        ]
+        assert "T_KEY" in found["model thorough"].todo
+
+    def test_says_what_is_wrong_with_the_file(self, tmp_path):
+        path = tmp_path / "models.yaml"
+        path.write_text("models: {a: {provider: gopher}}")
+        (found,) = checks._models(settings.load(environment={}, models_file=str(path)))
+
+        assert (found.state, "provider" in found.said) == ("fail", True)
+
+    def test_knows_the_variables_that_hold_keys(self, tmp_path):
+        path = tmp_path / "models.yaml"
+        path.write_text(TWO.replace("T_KEY", "ORCHESTRATOR_T_KEY"))
+        chosen = settings.load(environment={}, models_file=str(path))
+
+        assert config.strangers({"ORCHESTRATOR_T_KEY": "x"}, chosen) == []
+        assert config.strangers({"ORCHESTRATOR_U_KEY": "x"}, chosen) != []

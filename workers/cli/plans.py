@@ -409,6 +409,7 @@ def replay(
     """
     # takes a second to import, which help and usage errors should not wait for
     from agents.minds import MINDS
+    from orchestrator import prompts
     from workers import recording
     from workers import replay as again
 
@@ -418,7 +419,8 @@ def replay(
     else:
         with doors.opened(doors.settings(data), verbose=verbose) as core:
             found = _recorded(core, plan)
-    came = again.replay(found, MINDS)
+    chosen = doors.settings(data)
+    came = again.replay(found, MINDS, prompts.book(chosen.prompts).current())
     if as_json:
         view.put_json(
             {
@@ -442,11 +444,16 @@ def replay(
 
 def _recorded(core: Core, given: str) -> Recording:
     # takes a second to import, which help and usage errors should not wait for
-    from workers import recording
+    from workers import recording, wiring
     from workers.toolhost.models import catalogue
 
     found = doors.find_plan(core, given)
-    return recording.of(core.store, found.plan_id, model=catalogue.of(core.settings).first)
+    return recording.of(
+        core.store,
+        found.plan_id,
+        model=catalogue.of(core.settings).first,
+        cards=wiring.cards(core.settings),
+    )
 
 
 def _put_divergence(plan: Plan, found: Divergence) -> None:

@@ -188,9 +188,7 @@ class Gate:
 
         Nothing is allowed by being listed: each call is judged when it is made.
         """
-        names = (agent, *_CARRIERS) if agent == Agent.PLANNER else (agent,)
-        held = {c for name in names if name in self._profiles for c in self._profiles[name].capabilities}
-        return [_card(tool) for tool in self._registry.tools.values() if tool.capability in held]
+        return cards_of(self._registry, self._profiles, agent)
 
     @contextmanager
     def _turn(self, claimed: Claimed, tool: ToolSpec, key: str, occurrence: int) -> Iterator[None]:
@@ -429,6 +427,13 @@ def answer_of(call: Call, evidence: Evidence | None) -> ToolResult:
     if isinstance(call.result, Mapping):
         return ToolResult({**call.result, "text": evidence.text}, evidence.sha256)
     return ToolResult(json.loads(evidence.text), evidence.sha256)
+
+
+def cards_of(tools: Registry, profiles: Mapping[str, Profile], agent: str) -> Sequence[ToolCard]:
+    """Return what an agent may know of the tools of a registry, by what its profile grants."""
+    names = (agent, *_CARRIERS) if agent == Agent.PLANNER else (agent,)
+    held = {c for name in names if name in profiles for c in profiles[name].capabilities}
+    return [_card(tool) for tool in tools.tools.values() if tool.capability in held]
 
 
 def _card(tool: ToolSpec) -> ToolCard:
