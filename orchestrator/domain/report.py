@@ -144,7 +144,7 @@ def build(
     disputes = list(_contradictions(contradictions, desk))
     superseded = list(_superseded(desk.cited, vintage_of))
     stale = {entry["citation"] for entry in superseded}
-    disputed = {n for dispute in disputes for side in dispute["sides"] for n in side["citations"]}
+    disputed = _disputed(disputes)
     evidence = {number: fact.evidence for number, fact in desk.cited.items()}
     for section in printed:
         section.update(_weighed(section["sentences"], evidence, disputed, stale))
@@ -313,6 +313,12 @@ def _contradictions(found: Sequence[Mapping[str, Any]], desk: _Desk) -> Iterator
         }
 
 
+def _disputed(disputes: Iterable[Mapping[str, Any]]) -> set[int]:
+    """The citations that a contradiction leaves in doubt: its sides, but for the one that is preferred."""
+    sides = [(side, d["preferred"]) for d in disputes for side in d["sides"]]
+    return {n for side, preferred in sides if preferred not in side["citations"] for n in side["citations"]}
+
+
 def _superseded(cited: Mapping[int, Fact], vintage_of: VintageOf | None) -> Iterator[dict[str, Any]]:
     for number, fact in cited.items():
         vintage = vintage_of(fact) if vintage_of else None
@@ -332,8 +338,8 @@ def _weighed(
 ) -> dict[str, Json]:
     """What a section rests on, and how far that is to be trusted.
 
-    Each source halves the doubt that is left; it counts for half where it is contradicted, and where all of it has
-    been superseded.
+    Each source halves the doubt that is left. It counts for half where it is contradicted by what is as good, and
+    where all of it has been superseded.
     """
     numbers = {n for sentence in sentences for n in sentence["citations"]}
     sources = len({evidence[n] for n in numbers})
@@ -458,7 +464,7 @@ def _check_rest(report: Mapping[str, Any], cited: Mapping[int, str], faults: lis
         faults.append(Fault("report", f"it is {report['verdict']}, and yet says something"))
     for number, dispute in enumerate(report["contradictions"], start=1):
         _check_contradiction(f"contradiction {number}", dispute, cited, faults)
-    disputed = {n for d in report["contradictions"] for side in d["sides"] for n in side["citations"]}
+    disputed = _disputed(report["contradictions"])
     superseded = [one["citation"] for one in report["superseded"]]
     if any(type(n) is not int or n not in cited for n in superseded) or len(set(superseded)) < len(
         superseded

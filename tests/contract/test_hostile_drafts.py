@@ -183,7 +183,7 @@ class TestDocumentsThatContradictEachOther:
             "47": "rival.md",
         }
         assert cited[dispute["preferred"]] == "tall.md"
-        assert "contradicted" in report["sections"][0]["doubts"]
+        assert "contradicted" in report["sections"][0]["doubts"]  # for both sides are in it
         assert "## Contradictions" in markdown(report)
         assert "<b>" not in written(report, Form.HTML).decode()
         assert "[says](so)" not in markdown(report)

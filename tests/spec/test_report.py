@@ -384,13 +384,17 @@ class TestAContradiction:
         }
         assert [c["fact"] for c in disputed()["citations"]] == ["F3.1", "F3.4", "F3.2", "F3.3", "F3.5"]
 
-    def test_halves_the_confidence_of_the_sections_it_is_about(self):
-        sure, doubted = made()["sections"], disputed()["sections"]
+    def test_halves_the_confidence_of_a_section_unless_that_is_preferred(self):
+        undecided = disputed(contradictions=[{**DISPUTE, "preferred": None}])
+        lost = disputed(contradictions=[{**DISPUTE, "preferred": TWO.name}])
 
-        assert [s["doubts"] for s in doubted] == [["contradicted"], []]
-        assert [s["confidence"] for s in sure] == [0.75, 0.5]
-        assert [s["confidence"] for s in doubted] == [0.38, 0.5]
-        assert "Confidence 0.38: 2 sources, contradicted." in markdown(disputed())
+        assert [s["confidence"] for s in made()["sections"]] == [0.75, 0.5]
+        for report in (undecided, lost):
+            assert [s["doubts"] for s in report["sections"]] == [["contradicted"], []]
+            assert [s["confidence"] for s in report["sections"]] == [0.38, 0.5]
+            assert "Confidence 0.38: 2 sources, contradicted." in markdown(report)
+            assert faults_of_all(report) == []
+        assert [s["doubts"] for s in disputed()["sections"]] == [[], []]
 
     @pytest.mark.parametrize(
         ("dispute", "evidence_of"),
@@ -542,7 +546,8 @@ OF_DISPUTES = [
     (("contradictions", 0, "preferred"), None, "contradiction 1"),
     (("contradictions", 0, "question"), None, "report"),
     (("contradictions", 0, "why"), None, "report"),
-    (("contradictions",), [], "section 1"),
+    (("contradictions",), [], "report"),
+    (("contradictions", 0, "preferred"), 5, "section 1"),
     (("contradictions",), None, "report"),
     (("citations", 4, "computed"), False, "citation 5"),
     (("citations", 4, "script"), "e" * 64, "citation 5"),
