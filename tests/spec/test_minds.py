@@ -650,7 +650,11 @@ class TestTheSynthesiser:
             )
             for n, s in enumerate(steps, start=3)
         ]
-        judged = [done(Agent.PLANNER, result=INDEXED), *looked, done(Agent.JUDGE, verdict="accept")]
+        judged = [
+            done(Agent.PLANNER, result=INDEXED),
+            *looked,
+            done(Agent.JUDGE, verdict="accept", result={"confidence": 1.0, "objections": 0}),
+        ]
         report = synthesiser.think(assignment(steps=judged, facts=facts), Notebook()).report
 
         ((gap),) = report["gaps"]
