@@ -310,7 +310,7 @@ def desk(opened: Core, decider: Enforcer) -> Desk:
     """What calls tools for persons, outside of plans."""
     settings = opened.settings
     try:
-        tools = offer.offered(registry.load(house.path("configs/tool_registry.yaml")), settings)
+        tools = offer.offered(registry.load(settings.tool_registry), settings)
         known_profiles = profiles.load(house.path("agents"))
     except (registry.RegistryError, profiles.ProfileError) as error:
         raise Misconfigured(str(error)) from error

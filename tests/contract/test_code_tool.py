@@ -24,11 +24,13 @@ from scripts import services
 from tests.contract.bench import InMemoryBench
 from tests.contract.workbench import ROOT, opened, spec
 from workers.gate.gate import CallHeld, CallRefused
+from workers.gate.surroundings import Known
 from workers.toolhost import code, registry
 from workers.toolhost.host import ToolHost
 from workers.toolhost.sandbox import Limits, Sandbox, SandboxUnavailable, Verdict
 
 FIRST_UID = 64720
+WALLED = Known(walled=lambda: True)
 STOCK = registry.load(ROOT / "configs" / "tool_registry.yaml")
 
 
@@ -253,6 +255,25 @@ class FactsFirst:
         return Completed("found", facts=facts)
 
 
+class Told:
+    """A researcher who is told two facts, without a call."""
+
+    QUESTION = "Which of Akrotiri and Dhekelia has the largest total area?"
+
+    def __call__(self, assignment, toolbox):
+        text = FactsFirst.TEXT
+        facts = [
+            Fact(
+                step=assignment.step, number=number, quote=quote, evidence="0" * 64, start=text.index(quote),
+                end=text.index(quote) + len(quote), locator="x", title=title, heading=(title, "Area"), question=title,
+            )
+            for number, (title, quote) in enumerate(
+                (("Akrotiri", "total: 123 sq km"), ("Dhekelia", "total: 131 sq km")), 1
+            )
+        ]  # fmt: skip
+        return Completed("found", facts=facts)
+
+
 def documents():
     made = MCPServer(name="documents", log_level="CRITICAL")
 
@@ -273,7 +294,7 @@ class TestBehindTheGate:
     def gate(self, work, made):
         work.tools = STOCK
         host = ToolHost(STOCK, {"code": made})
-        return work.gate(profiles=profiles.load(ROOT / "agents"), host=host), host
+        return work.gate(profiles=profiles.load(ROOT / "agents"), host=host, known=WALLED), host
 
     def test_b31_a_script_is_journalled_with_its_inputs_and_its_output_is_evidence(self, work, server):
         gate, host = self.gate(work, lambda: server)
@@ -322,7 +343,7 @@ class TestBehindTheGate:
     def test_b30_which_is_largest_is_answered_by_a_script_in_the_sandbox(self, work, server):
         work.tools = replace(STOCK, tools={**STOCK.tools, "fetch": spec("fetch", server="documents")})
         host = ToolHost(work.tools, {"code": lambda: server, "documents": documents})
-        gate = work.gate(profiles=profiles.load(ROOT / "agents"), host=host)
+        gate = work.gate(profiles=profiles.load(ROOT / "agents"), host=host, known=WALLED)
         executor = work.executor({Agent.RESEARCHER: FactsFirst(), Agent.CODER: coder.think}, gate=gate)
         question = "Which of Akrotiri and Dhekelia has the largest total area?"
 
@@ -351,7 +372,7 @@ class TestBehindTheGate:
         asking = replace(usual["code-generator"], approval_policy={"code.exec": "human_approval"})
         work.tools = STOCK
         host = ToolHost(STOCK, {"code": lambda: server})
-        gate = work.gate(profiles={**usual, "code-generator": asking}, host=host)
+        gate = work.gate(profiles={**usual, "code-generator": asking}, host=host, known=WALLED)
         claimed = work.claim(agent=Agent.CODER)
 
         try:
@@ -363,14 +384,19 @@ class TestBehindTheGate:
         assert chains.categories()[held.value.capability] == "SECURITY"
         assert work.rows("calls", claimed.ref.plan_id) == []
 
-    def test_b31_a_plan_goes_on_where_scripts_are_withheld(self, work):
-        work.tools = STOCK.without({"code_run": "code.exec is withheld: No walls here."})
-        executor = work.executor(
-            {Agent.CODER: coder.think}, gate=work.gate(profiles=profiles.load(ROOT / "agents"))
+    @pytest.mark.parametrize("found", ["at the start", "at the first script"])
+    def test_b31_a_plan_goes_on_where_scripts_are_withheld(self, work, found):
+        work.tools = (
+            STOCK if found == "at the first script" else STOCK.without({"code_run": "No walls here."})
         )
-        step = work.submit(Agent.CODER)
+        gate = work.gate(profiles=profiles.load(ROOT / "agents"), known=Known(walled=lambda: False))
+        executor = work.executor({Agent.RESEARCHER: Told(), Agent.CODER: coder.think}, gate=gate)
+        first = work.submit()
+        executor.run(first)
+        step = work.another(first.plan_id, Agent.CODER, {"question": Told.QUESTION})
 
         executor.run(step)
 
-        (_, made) = work.rows("steps", step.plan_id)
+        made = work.rows("steps", step.plan_id)[-1]
         assert (made.state, made.verdict) == (StepState.SUCCEEDED, "nothing")
+        assert work.rows("calls", step.plan_id) == []

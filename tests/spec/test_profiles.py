@@ -267,6 +267,7 @@ class TestTheStockProfiles:
         assert {name for name in held if "documents.read" in held[name]} == readers
         assert held.pop("synthesiser") == set()
         assert held.pop("code-generator") == {"code.exec", "model.invoke"}
+        assert held.pop("router") == {"model.invoke", "tools.call"}
         assert all(held[name] == {"model.invoke"} for name in held.keys() - readers)
 
     def test_are_told_that_documents_do_not_give_orders(self):

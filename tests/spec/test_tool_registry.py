@@ -238,7 +238,7 @@ class TestTheStockRegistry:
         assert allowed == {
             *((name, "model_complete") for name in minds),
             *((name, tool) for name in ("planner", "researcher") for tool in documents),
-            *(("researcher", tool) for tool in harmless),
+            *((name, tool) for name in ("researcher", "router") for tool in harmless),
             *(("code-generator", tool) for tool in ("code_run", "code_libraries")),
         }
 

@@ -134,7 +134,7 @@ class Desk:
                 args_digest=digest([tool.name, arguments]),
                 trace_id=asked,
                 profile_known=True,
-                call=self._surroundings(who, tool, arguments, asked),
+                call=self._surroundings(who, tool, arguments, asked, profile),
             )
         )
         if decision.failed:
@@ -151,7 +151,7 @@ class Desk:
         raise Forbidden(f"The policy denies {agent} the tool {tool.name}: {why}.")
 
     def _surroundings(
-        self, who: Principal, tool: ToolSpec, arguments: Mapping[str, Json], asked: str
+        self, who: Principal, tool: ToolSpec, arguments: Mapping[str, Json], asked: str, profile: Profile
     ) -> Mapping[str, Json]:
         try:
             return describe(
@@ -163,6 +163,7 @@ class Desk:
                 journal=list,
                 tools=self._registry.tools,
                 schema=lambda: self._host.schema(tool, tenant=who.tenant),
+                agent_hosts=profile.egress_hosts,
             )
         except (StopsUnreadableError, ToolFailure) as error:
             raise Unavailable(str(error)) from error

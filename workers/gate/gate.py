@@ -280,8 +280,11 @@ class Gate:
         if passing:
             found = f" It describes itself as {_found(call)}." if "schema_changed" in passing else ""
             raise CallFailed(passing[0], f"Policy {decision.revision} holds {tool.name} back: {why}.{found}")
+        # what this machine cannot confine it does not offer; nobody decided against it
+        withheld = {r.reason for r in decision.reasons} == {"sandbox_unenforced"}
         raise CallRefused(
-            "policy_denied", f"Policy {decision.revision} denies {step.agent} the tool {tool.name}: {why}."
+            "tool_withheld" if withheld else "policy_denied",
+            f"Policy {decision.revision} denies {step.agent} the tool {tool.name}: {why}.",
         )
 
     def _surroundings(
