@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agents import asking, discovery, memory, personas, plan_schema
+from agents import asking, coder, discovery, memory, personas, plan_schema
 from agents.personas import Persona
 from agents.plan_schema import CODE, LONGEST, SEARCH, PlanRefused, Task
 from agents.toolbox import Assignment, Toolbox, ToolCard
@@ -132,6 +132,13 @@ def _template(
     assignment: Assignment, persona: Persona, tools: Sequence[ToolCard], *, searched: bool
 ) -> list[Task]:
     goal = assignment.goal
+    computes = searched and any(card.name == CODE for card in tools)
+    amounts = coder.questions(goal) if computes else []
+    if 0 < len(amounts) < assignment.reach.fan_out:
+        # no source says which is the largest: each amount is looked up, and the rest is computed
+        looked = [Task(id=f"g{n}", question=q) for n, q in enumerate(amounts, start=1)]
+        last = Task(id="computed", question=goal, tool=CODE, after=[t.id for t in looked], phase="analyse")
+        return plan_schema.distinct([*looked, last])
     questions = _merged(decompose(goal), _facets(goal, persona)) if searched else []
     tasks = [Task(id=f"g{n}", question=q) for n, q in enumerate(questions, start=1)]
     tasks += _found_by_words(goal, persona, tools)
