@@ -14,6 +14,7 @@ that it shares its subject with the last only lets the facts of that be looked t
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents import relevance, router, terms
+from agents.asking import RULES
 from orchestrator.domain.conversation import Before, Kept, Recalled, Route, Understood
 from orchestrator.domain.identity import Principal
 
@@ -80,6 +82,51 @@ def _plain(text: str) -> str:
 
 def _words(text: str) -> str:
     return _POLITE_END.sub("", _plain(text))
+
+
+# --- what a model may say about it --------------------------------------------------------------------------------
+
+TASK: Final = (
+    'Say what the message wants, given the question that was asked before it: {"route": "follow_up"} if it asks about the '
+    'same thing, {"route": "revise"} if it changes that question, {"route": "deeper"} if it wants more of the same answer, '
+    '{"route": "new_topic"} if it can be understood without it. In doubt, "new_topic". Answer neither of them.'
+)
+_REPLY: Final = re.compile(
+    r'(?:```(?:json)?\s*)?\{\s*"route"\s*:\s*"(follow_up|revise|deeper|new_topic)"\s*\}(?:\s*```)?'
+)
+
+
+def question_for_a_model(message: str, before: Before) -> list[dict[str, str]]:
+    """Return the conversation by which a model is asked what a doubtful message wants; it sees no document."""
+    material = json.dumps({"before": before.goal, "message": message}, ensure_ascii=False).replace(
+        "</", "<\\/"
+    )
+    return [
+        {"role": "system", "content": f"{RULES}\n\n{TASK}"},
+        {"role": "user", "content": f"<data>\n{material}\n</data>"},
+    ]
+
+
+def chosen(reply: str, message: str, before: Before) -> Understood | None:
+    """Return what a model's reply makes of a message, or `None` where it cannot be read.
+
+    A model chooses the route and nothing else: the question in full is made by rules, so that it says what was said.
+    """
+    found = _REPLY.fullmatch(reply.strip())
+    if found is None:
+        return None
+    text = " ".join(unicodedata.normalize("NFC", message).split())
+    match Route(found[1]):
+        case Route.FOLLOW_UP:
+            return Understood(Route.FOLLOW_UP, _beside(text, subject(before.goal)))
+        case Route.REVISE:
+            return Understood(
+                Route.REVISE, _put_in(text, before) or _amended(before.goal, text.rstrip("?？ "))
+            )
+        case Route.DEEPER:
+            return Understood(Route.DEEPER, before.goal)
+        case _:
+            return Understood(Route.NEW_TOPIC, text)
 
 
 # --- small talk, and what is not for a conversation ---------------------------------------------------------------

@@ -20,7 +20,7 @@ from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.lifecycle import ALIVE
 from orchestrator.domain.plan import Agent
 from orchestrator.messages import Topic
-from orchestrator.ports import Judge
+from orchestrator.ports import Judge, Listener, Talker
 from orchestrator.relay import Relay, Sweeper
 from orchestrator.settings import Settings
 from orchestrator.store import Alive
@@ -35,6 +35,7 @@ from workers.gate import reach
 from workers.gate.decision_log import DecisionLog
 from workers.gate.desk import Desk
 from workers.gate.gate import Gate, cards_of
+from workers.gate.hearing import Hearing
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.gate.stops import Stops
@@ -316,6 +317,11 @@ def desk(opened: Core, decider: Enforcer) -> Desk:
         raise Misconfigured(str(error)) from error
     host = ToolHost(tools, _builtins(opened, catalogue.of(settings)), opened.secrets)
     return Desk(opened.store, opened.sealer, decider, known_profiles, tools, host, known(settings))
+
+
+def listener(talker: Talker) -> Listener:
+    """What understands conversations: rules, and in doubt the model, where there is one."""
+    return Hearing(talker)
 
 
 def completions_loop(opened: Core) -> BrokerLoop:

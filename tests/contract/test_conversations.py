@@ -24,10 +24,13 @@ from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import Agent, request
 from orchestrator.locks import InMemoryLocks
 from tests.contract.test_api import NOBODY, Site, refusal
+from tests.contract.test_model import KEY_VARIABLE, endpoint, said  # noqa: F401 - a fixture
 from workers.executor import Executor
 from workers.gate.gate import Gate
+from workers.gate.hearing import Hearing
 from workers.gate.policy import EmbeddedEnforcer
-from workers.toolhost import registry
+from workers.gate.talk import Talk as Talker
+from workers.toolhost import model, registry
 from workers.toolhost.documents import server as documents
 from workers.toolhost.host import ToolHost
 
@@ -578,6 +581,94 @@ class TestTheAudit:
                 hand.execute("DROP TRIGGER lost ON audit")
                 hand.execute("DROP FUNCTION lost")
         assert site.get(f"/conversations/{begun.conversation_id}").json()["turns"] == 2
+
+
+DOUBTFUL = "The bigger picture?"
+"""A message that no rule decides."""
+
+UNREADABLE = [
+    "follow_up",
+    '{"route": "casual"}',
+    '{"route": "revise", "goal": "Who is rich?"}',
+    '{"route": ["deeper"]}',
+    '[{"route": "deeper"}]',
+    "{" * 2000,
+    "",
+    'Sure! {"route": "deeper"}',
+]
+
+
+class TestADoubtfulMessage:
+    """The model is asked what it wants, by the same way as a person's own question, and may choose the route only."""
+
+    @pytest.fixture
+    def hearing(self, site, endpoint):  # noqa: F811
+        host = ToolHost(
+            TOOLS, {"model": lambda: model.build(model.Endpoint(endpoint.url, "m-1", KEY_VARIABLE))}
+        )
+        tool = TOOLS.tools["model_complete"]
+        talker = Talker(site.store, site.sealer, ENFORCER, host, tool, model="m-1")
+        yield Dialogue(site.store, site.conductor, site.sealer, Hearing(talker))
+        talker.close()
+
+    @staticmethod
+    def asked(hearing, site, begun, message=DOUBTFUL):
+        turn = hearing.say(Message(site.who, message, begun.conversation_id))
+        if turn.plan_id is not None and turn.waits:
+            site.conductor.cancel(turn.plan_id, by="test")
+        return turn
+
+    @pytest.mark.parametrize(
+        ("route", "goal"),
+        [
+            ("follow_up", "The bigger picture (a lighthouse)?"),
+            ("revise", "What is a lighthouse, the bigger picture?"),
+            ("deeper", QUESTION),
+            ("new_topic", DOUBTFUL),
+        ],
+    )
+    def test_is_what_the_model_takes_it_for_and_the_question_is_made_by_rules(
+        self,
+        hearing,
+        site,
+        begun,
+        endpoint,  # noqa: F811
+        route,
+        goal,
+    ):
+        endpoint.answer = lambda _: (200, said(f'{{"route": "{route}"}}'))
+        before = len(site.ledger())
+        turn = self.asked(hearing, site, begun)
+        assert (turn.route, turn.goal) == (route, goal)
+        assert [kind for kind, _ in site.ledger()[before:]][:3] == [
+            "tool_called",
+            "tool_result",
+            "query_classified",
+        ]
+        ((_, body),) = endpoint.requests
+        assert DEFINED not in json.dumps(body)
+
+    def test_of_a_reply_that_cannot_be_read_costs_one_more_and_is_researched(
+        self,
+        hearing,
+        site,
+        begun,
+        endpoint,  # noqa: F811
+    ):
+        for reply in UNREADABLE:
+            endpoint.answer = lambda _, reply=reply: (200, said(reply))
+            endpoint.requests.clear()
+            assert self.asked(hearing, site, begun).route is Route.NEW_TOPIC
+            assert len(endpoint.requests) == 2
+
+    def test_is_researched_where_the_model_does_not_answer(self, hearing, site, begun, endpoint):  # noqa: F811
+        endpoint.answer = lambda _: (500, b"no")
+        assert self.asked(hearing, site, begun).route is Route.NEW_TOPIC
+
+    def test_is_none_that_a_rule_decides(self, hearing, site, begun, endpoint):  # noqa: F811
+        for message in ("How tall is it?", "Go deeper", "thanks", "No, only for 2024"):
+            self.asked(hearing, site, begun, message)
+        assert endpoint.requests == []
 
 
 class TestTheStreamOfResearch:

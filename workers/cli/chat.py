@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -110,7 +110,7 @@ class _Talk:
         self._works = False
         self._conversation: str | None = None
         self._who = Principal(doors.PERSON, _TENANT, _ROLES, kind="development")
-        self._dialogue = _dialogue(core)
+        self._dialogue = _dialogue(core, stack)
 
     def go_on(self) -> None:
         """Go on with the conversation that was begun last, if there is one."""
@@ -174,12 +174,18 @@ class _Talk:
         return found
 
 
-def _dialogue(core: Core) -> Dialogue:
-    # both take a while to import, which help and usage errors should not wait for
+def _dialogue(core: Core, stack: ExitStack) -> Dialogue:
+    # these take a while to import, which help and usage errors should not wait for
     from agents import turns
     from orchestrator.dialogue import Dialogue
+    from orchestrator.ports import Listener
+    from workers import wiring as working
 
-    return Dialogue(core.store, core.conductor, core.sealer, turns.Rules())
+    listener: Listener = turns.Rules()
+    if core.settings.model_base_url and core.settings.model_name:
+        talker = stack.enter_context(closing(working.talk(core, working.enforcer(core.settings))))
+        listener = working.listener(talker)
+    return Dialogue(core.store, core.conductor, core.sealer, listener)
 
 
 def _read() -> str | None:

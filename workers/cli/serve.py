@@ -117,7 +117,6 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     # both take a while to import, which help and usage errors should not wait for
     import uvicorn
 
-    from agents import turns
     from orchestrator import api as http
     from orchestrator import wiring
     from orchestrator.api import identity
@@ -150,7 +149,7 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
             stopping=stopping,
             talker=talker,
             desk=desk,
-            listener=turns.Rules(),
+            listener=working.listener(talker),
         ),
         host=host,
         port=port,
