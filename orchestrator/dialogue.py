@@ -263,7 +263,7 @@ class Dialogue:
         match meant.route:
             case Route.CASUAL:
                 return replace(waiting, reply=talk.GREETING, answer=talk.plain_answer("casual"))
-            case Route.FOLLOW_UP:
+            case Route.FOLLOW_UP if said.sources in (None, seen.plan and seen.plan.sources):
                 return self._recalled(said.who, waiting, seen, content)
             case Route.DEEPER if seen.plan is not None and seen.plan.depth >= talk.DEEPEST and seen.last:
                 notes = [AT_THE_BOTTOM]

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
@@ -392,6 +393,15 @@ class TestAFollowUp:
         site.answered("thanks", begun.conversation_id)
         turn = site.answered("What lies safe from waves there?", begun.conversation_id)
         assert turn.verdict == "answered"
+
+    def test_elsewhere_is_looked_up_there_and_not_remembered(self, site, begun):
+        (folder := Path(site.settings.documents_roots) / "annex").mkdir(exist_ok=True)
+        said = site.say(
+            "What does it guide at night?", begun.conversation_id, sources={"documents": str(folder)}
+        )
+        assert (said.status_code, said.json()["route"]) == (202, "follow_up")
+        assert site.plan(said.json()["plan_id"]).sources["documents"] == str(folder)
+        site.conductor.cancel(said.json()["plan_id"], by="test")
 
     def test_does_not_quote_what_was_altered_since(self, postgres_server, portal, tmp_path):
         with talk_on(postgres_server, portal, tmp_path) as fresh:
