@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agents import relevance, router, terms
+from agents import kinds, relevance, terms
 from agents.asking import RULES
 from orchestrator.domain.conversation import Before, Kept, Recalled, Route, Understood
 from orchestrator.domain.identity import Principal
@@ -55,7 +55,7 @@ def understand(message: str, before: Before | None) -> Understood:
     refers = before is not None and not _COMMANDS.search(text)
     # what stands for something said before comes first: by itself "really?" would be small talk
     found = (_deeper(bare, before) or _alone(bare, before)) if before and refers else None
-    if found is None and (kind := router.route(text)) != "deep":
+    if found is None and (kind := kinds.decide(text).kind) != "deep":
         return Understood(Route.CASUAL if kind == "casual" else Route.NEW_TOPIC, text)
     if found is None and before and refers:
         found = _revised(bare, before) or _followed(bare, before)
