@@ -260,7 +260,7 @@ class TestWhatAToolAnswers:
 
         calls = {c.tool: c for c in light.rows("calls", plan_id)}
         assert calls[failing].state in {CallState.FAILED, CallState.UNKNOWN}
-        assert (calls[failing].evidence, calls[failing].result) == (None, None)
+        assert (calls[failing].evidence, set(calls[failing].result)) == (None, {"reason"})
         assert calls["fetch"].state is CallState.DONE
         facts = light.rows("facts", plan_id)
         assert facts

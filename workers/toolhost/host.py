@@ -367,8 +367,9 @@ class _Session:
     ) -> CallToolResult:
         if self._client is None:
             raise ConnectionError("the connection is closed")
-        own = isinstance(self._target, MCPServer)
-        meta: Any = {KEY_META: key, WITHIN_META: timeout_s, **({TENANT_META: tenant} if own else {})}
+        meta: Any = {KEY_META: key}
+        if isinstance(self._target, MCPServer):  # one of ours: no child needs to know whose call it is
+            meta |= {WITHIN_META: timeout_s, TENANT_META: tenant}
         return await asyncio.wait_for(
             self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s, meta=meta),
             timeout_s + 0.5,
