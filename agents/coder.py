@@ -12,6 +12,7 @@ stand in the script, and of what it prints only lines are taken that name their 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,6 +171,7 @@ _FRAME: Final = frozenset(
 )
 _LONGEST_NAME: Final = 80
 _MOST_THINGS: Final = 50
+_ORDERED: Final = frozenset({"largest", "smallest", "rank"})
 _FITTING: Final = 0.5
 """The least that an amount must fit the measure (see `quantities.about`)."""
 
@@ -208,6 +210,7 @@ def _by_analysis(assignment: Assignment, question: str, facts: Sequence[Fact], t
             {
                 "name": each.name,
                 "number": str(each.quantity.value),
+                "step": str(each.quantity.step),
                 "written": each.quantity.written,
                 "fact": each.fact.name,
                 "quote": each.fact.quote,
@@ -294,7 +297,26 @@ def values(asked: Analysis, facts: Sequence[Fact]) -> list[Value]:
                 f"The units differ: {first.name} {first.quantity.written} ({first.fact.name}), "
                 f"{each.name} {each.quantity.written} ({each.fact.name})."
             )
+    if asked.operation in _ORDERED:
+        _told_apart(found, every=asked.operation == "rank", smallest=asked.operation == "smallest")
     return found
+
+
+def _told_apart(found: Sequence[Value], *, every: bool, smallest: bool) -> None:
+    """Raise `NotComputed` where amounts that are written as rounded are too near to each other to be put in order."""
+    ordered = sorted(found, key=lambda each: each.quantity.value, reverse=not smallest)
+    nearest = itertools.pairwise(ordered) if every else ((ordered[0], each) for each in ordered[1:])
+    for one, other in nearest:
+        a, b = one.quantity, other.quantity
+        if (
+            max(a.step, b.step) > 1
+            and a.written != b.written
+            and abs(a.value - b.value) < (a.step + b.step) / 2
+        ):
+            raise NotComputed(
+                f"The amounts are too coarsely rounded to be told apart: {one.name} {a.written} ({one.fact.name}), "
+                f"{other.name} {b.written} ({other.fact.name})."
+            )
 
 
 def _whole(things: Sequence[str], known: Collection[str]) -> list[str]:
@@ -369,12 +391,15 @@ with open("/in/facts.json", encoding="utf-8") as file:
     given = json.load(file)
 values = [{**each, "number": Fraction(each["number"])} for each in given["values"]]
 operation, measure, unit = given["operation"], given["measure"], given["unit"]
+coarsest = max(Fraction(each["step"]) for each in given["values"])
 
 
 def shown(number):
+    rounded = coarsest > 1 and operation != "ratio"  # a result is no finer than what it was made of
+    number = round(number / coarsest) * coarsest if rounded else number
     whole = number.denominator == 1
     text = f"{number.numerator:,}" if whole else f"{float(number):,.6g}" if abs(number) < 10**6 else f"{float(number):,.2f}"
-    exact = whole or Fraction(text.replace(",", "")) == number
+    exact = not rounded and (whole or Fraction(text.replace(",", "")) == number)
     money = unit if unit in {"$", "€", "£"} else ""
     after = "" if money or not unit else unit if unit == "%" else f" {unit}"
     return ("" if exact else "about ") + money + text + after

@@ -44,12 +44,16 @@ _MOST_EXTRA: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """An amount: its exact value, its unit in one spelling, how it is written, and what stands in front of it."""
+    """An amount: its exact value, its unit in one spelling, how it is written, and what stands in front of it.
+
+    `step` is what its last digit counts: 1000 for 1.284 million, which may be up to half of that more or less.
+    """
 
     value: Fraction
     unit: str
     written: str
     label: str = ""
+    step: Fraction = Fraction(1)
 
 
 def quantities(text: str) -> list[Quantity]:
@@ -61,9 +65,9 @@ def quantities(text: str) -> list[Quantity]:
 def _in_piece(piece: str) -> Iterator[Quantity]:
     begun = 0
     for number in _NUMBER.finditer(piece):
-        value = Fraction(number["digits"].replace(",", "")) * 10 ** _SCALES.get(
-            (number["scale"] or "").lower(), 0
-        )
+        digits = number["digits"].replace(",", "")
+        scale = Fraction(10) ** _SCALES.get((number["scale"] or "").lower(), 0)
+        value = Fraction(digits) * scale
         unit, end = _unit(piece, number.end())
         money = (number["money"] or "").strip()
         yield Quantity(
@@ -71,6 +75,7 @@ def _in_piece(piece: str) -> Iterator[Quantity]:
             unit=" ".join(filter(None, (money, unit))),
             written=piece[number.start() : end].strip(),
             label=piece[begun : number.start()].strip(" :,-"),
+            step=scale / 10 ** len(digits.partition(".")[2]),
         )
         begun = end
 

@@ -497,6 +497,20 @@ FOUND = [
 ]
 
 
+def politely(reply):
+    """An answer that is given once the whole request was read, so that no connection is reset under it."""
+
+    def say(connection, head, _):
+        if head.startswith(b"POST"):
+            length = int(re.search(rb"Content-Length: (\d+)", head)[1])
+            read = len(head.partition(b"\r\n\r\n")[2])
+            while read < length:
+                read += len(connection.recv(4096))
+        connection.sendall(reply)
+
+    return say
+
+
 class TestWebSearch:
     KEY = "k-planted-83b1"
 
@@ -522,7 +536,7 @@ class TestWebSearch:
     ):
         monkeypatch.setenv("ORCHESTRATOR_TEST_SEARCH_KEY", self.KEY)
         body = {"results": FOUND} if provider != "brave" else {"web": {"results": FOUND}}
-        page.answer = answer(json.dumps(body).encode(), Content_Type="application/json")
+        page.answer = politely(answer(json.dumps(body).encode(), Content_Type="application/json"))
 
         found = call(self.server(page, authority, provider), "web_search", query=" blue\n whales ")
 

@@ -271,6 +271,31 @@ class TestWithoutAModel:
             "The ratio of the total area of Dhekelia to that of Akrotiri is about 1.06504 (from F4.1, F3.1)."
         )
 
+    def test_is_no_finer_than_the_amounts_it_was_made_of(self, tmp_path):
+        facts = (area("Chad", "total: 1.284 million sq km", 1), area("Peru", "total: 1,285,216 sq km", 2))
+
+        made = coder.think(
+            assignment("What is the difference in total area between Chad and Peru?", facts), Desk(tmp_path)
+        )
+
+        assert quotes(made)[0].startswith(
+            "The difference in total area between Peru and Chad is about 1,000 sq km"
+        )
+
+    @pytest.mark.parametrize(
+        ("other", "told"),
+        [("1,284,300 sq km", False), ("1.285 million sq km", True), ("1.284 million sq km", True)],
+    )
+    def test_puts_nothing_in_an_order_that_rounding_may_have_made(self, tmp_path, other, told):
+        facts = (area("Chad", "total: 1.284 million sq km", 1), area("Peru", f"total: {other}", 2))
+
+        made = coder.think(
+            assignment("Which of Chad and Peru has the largest total area?", facts), Desk(tmp_path)
+        )
+
+        assert (made.verdict == "found") is told
+        assert told or "too coarsely rounded" in made.result["why"]
+
     def test_says_that_several_are_largest(self, tmp_path):
         facts = (area("A", "total: 5 km", 1), area("B", "total: 5.0 km", 2), area("C", "total: 4 km", 3))
 
