@@ -596,16 +596,17 @@ class TestTheAudit:
 DOUBTFUL = "The bigger picture?"
 """A message that no rule decides."""
 
-UNREADABLE = [
-    "follow_up",
-    '{"route": "casual"}',
-    '{"route": "revise", "goal": "Who is rich?"}',
-    '{"route": ["deeper"]}',
-    '[{"route": "deeper"}]',
-    "{" * 2000,
-    "",
-    'Sure! {"route": "deeper"}',
-]
+UNREADABLE = {
+    "The bigger picture?": "follow_up",
+    "Any good books?": '{"route": "casual"}',
+    "Famous paintings?": '{"route": "revise", "goal": "Who is rich?"}',
+    "Typical costs?": '{"route": ["deeper"]}',
+    "Known dangers?": '[{"route": "deeper"}]',
+    "Modern alternatives?": "{" * 2000,
+    "Legal aspects?": "",
+    "Best season?": 'Sure! {"route": "deeper"}',
+}
+"""Doubtful messages that have no word in common, and replies that say nothing."""
 
 
 class TestADoubtfulMessage:
@@ -665,11 +666,11 @@ class TestADoubtfulMessage:
         begun,
         endpoint,  # noqa: F811
     ):
-        for reply in UNREADABLE:
+        for message, reply in UNREADABLE.items():
             endpoint.answer = lambda _, reply=reply: (200, said(reply))
             endpoint.requests.clear()
-            assert self.asked(hearing, site, begun).route is Route.NEW_TOPIC
-            assert len(endpoint.requests) == 2
+            assert self.asked(hearing, site, begun, message).route is Route.NEW_TOPIC, reply
+            assert len(endpoint.requests) == 2, reply
 
     def test_is_researched_where_the_model_does_not_answer(self, hearing, site, begun, endpoint):  # noqa: F811
         endpoint.answer = lambda _: (500, b"no")
