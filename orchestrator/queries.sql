@@ -654,7 +654,8 @@ SELECT *
 
 -- name: related_facts
 -- Facts of a tenant's latest plans that ended with an answer, those with the most of the words first, each place once.
--- Plans that called one of the tools `without`, or began as a fork of another plan, are passed by.
+-- Plans that called one of the tools `without`, or began as a fork of another plan, are passed by. Only facts that hold
+-- one of the words at all, which is cheap to tell, are taken apart into words.
   WITH ended AS (
        SELECT p.plan_id, p.finished_at
          FROM plan AS p
@@ -670,12 +671,16 @@ SELECT *
        ),
        counted AS (
        SELECT f.*, ended.finished_at,
-              (SELECT count(*)
-                 FROM unnest(%(words)s::text[]) AS word
-                WHERE word = ANY(tsvector_to_array(to_tsvector('simple', f.quote || ' ' || f.question)))) AS words
+              (SELECT count(*) FROM unnest(%(words)s::text[]) AS word WHERE word = ANY(lexed.lexemes)) AS words
          FROM ended
          JOIN fact AS f ON f.plan_id = ended.plan_id
+        CROSS JOIN LATERAL (
+              SELECT tsvector_to_array(to_tsvector('simple', f.quote || ' ' || f.question)) AS lexemes
+              OFFSET 0
+              ) AS lexed
         WHERE f.tenant = %(tenant)s
+          AND lower(f.quote || ' ' || f.question)
+              LIKE ANY(ARRAY(SELECT '%%' || word || '%%' FROM unnest(%(words)s::text[]) AS word))
        ),
        placed AS (
        SELECT DISTINCT ON (evidence, start_at, end_at) *

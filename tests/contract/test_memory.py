@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from agents import generator, judge, planner, synthesiser
@@ -95,6 +97,8 @@ class TestB47AFactOfAnEarlierPlan:
     def test_b47_that_has_more_of_the_words_comes_first_and_each_place_once(self, work, ask):
         ended(work, SEEN, TALL)
         latest = ended(work, TALL)
+        later = work.rows("plan", latest).finished_at + timedelta(hours=1)
+        work.bench.place_plan(latest, finished_at=later)
 
         found = ask("fire seen from fifty kilometres, lighthouse tall")
 

@@ -21,7 +21,7 @@ from orchestrator.ports import Remembered, Store
 from workers.toolhost.host import TENANT_META
 
 MOST_WORDS: Final = 32
-PLANS: Final = 500
+PLANS: Final = 200
 """The latest plans of a tenant that are looked through."""
 
 _READS: Final = ToolAnnotations(
