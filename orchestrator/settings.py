@@ -76,6 +76,7 @@ class Settings(BaseModel):
     step_timeout_s: float = Field(gt=0)
     shutdown_grace_s: float = Field(ge=0)
     documents_roots: str
+    documents_semantic: bool
     egress_hosts: str
     egress_plain_http: bool
     databases: str

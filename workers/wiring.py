@@ -44,6 +44,7 @@ from workers.gate.talk import Talk
 from workers.gate.watch import Watch
 from workers.step_consumer import StepConsumer
 from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, stock, web
+from workers.toolhost.documents import semantic
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 from workers.toolhost.models import catalogue
@@ -137,13 +138,14 @@ class Hands:
             tools = offer.offered(tools, settings)
             models = catalogue.of(settings)
             decider = enforcer(settings)
+            own = _builtins(opened, models, lambda: gate.labelled)
         except (profiles.ProfileError, registry.RegistryError) as error:
             self.alive.close()
             raise Misconfigured(str(error)) from error
         except Misconfigured:
             self.alive.close()
             raise
-        carried = {**_builtins(opened, models, lambda: gate.labelled), **(builtins or {})}
+        carried = {**own, **(builtins or {})}
         self._host = ToolHost(tools, carried, opened.secrets)
         try:
             live.check(tools, self._host)
@@ -360,9 +362,10 @@ def _builtins(
             named = [p.sources.get("documents") for p in tx.plans(limit=500) if p.state in ALIVE]
         return [*settings.roots, *(Path(str(folder)) for folder in named if folder)]
 
+    meaning = semantic.load() if settings.documents_semantic else None
     return {
         **stock.servers(settings),
-        "documents": lambda: documents_server.build(roots, settings.data / "indexes"),
+        "documents": lambda: documents_server.build(roots, settings.data / "indexes", meaning),
         "model": lambda: model.build(models),
         "memory": lambda: memory.build(opened.store, labelled),
         "web": lambda: web.build(

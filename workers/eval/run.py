@@ -22,7 +22,7 @@ from workers.eval import measures
 from workers.eval.baseline import NAMES, Baselines
 from workers.eval.corpus import Corpus, Places
 from workers.eval.questions import Question, QuestionSet
-from workers.toolhost.documents import index
+from workers.toolhost.documents import index, semantic
 
 if TYPE_CHECKING:
     from workers.eval.lab import Lab, Run
@@ -173,7 +173,8 @@ class _Bench:
     """What one process asks with: the index, both baselines over its passages, and a lab."""
 
     def __init__(self, settings: Settings, folder: Path, how: How) -> None:
-        self._index = index.DocumentIndex.open(folder, settings.data / "indexes")
+        meaning = semantic.load() if settings.documents_semantic else None
+        self._index = index.DocumentIndex.open(folder, settings.data / "indexes", meaning)
         self._baselines = Baselines(self._index.everything()[1])
         self._lab = _lab(settings, folder, how.depth) if how.plans else None
 

@@ -19,11 +19,11 @@ import stat
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, Protocol, Self, TypeAlias, TypeVar
 
 from agents import terms, vintage
 from workers.toolhost.documents import passages, reading
@@ -33,7 +33,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _T = TypeVar("_T")
 
-_VERSION: Final = "5"
+_VERSION: Final = "6"
 _BUSY_S: Final = 60.0
 _POOL: Final = 400
 _PER_DOCUMENT: Final = 50
@@ -46,6 +46,10 @@ _OUTGROWS: Final = 0.8
 _RECORD: Final = 200
 _PROSE: Final = 400
 _STALE_SHARE: Final = 0.5
+_COMPARED: Final = 30
+_COMPARED_WHOLE: Final = 400
+_MEANT: Final = 300
+_BY_MEANING: Final = 1.0
 _MOST_TERMS: Final = 64
 
 _SCHEMA: Final = """
@@ -73,6 +77,11 @@ CREATE TABLE passage (
     finish      INTEGER NOT NULL
 );
 CREATE INDEX passage_document ON passage (document_id);
+CREATE TABLE vector (
+    passage_id  INTEGER PRIMARY KEY,
+    version     TEXT NOT NULL,
+    vector      BLOB NOT NULL
+);
 CREATE VIRTUAL TABLE words USING fts5 (title, heading, body, named, tokenize = 'porter unicode61');
 """
 
@@ -90,6 +99,20 @@ _MATCH: Final = """
 ORDER BY score DESC, words.rowid
    LIMIT ?
 """
+
+
+class Meaning(Protocol):
+    """Compares texts by what they mean; `version` names it, and vectors of another version are made anew."""
+
+    version: str
+
+    def vectors(self, texts: Sequence[str]) -> list[bytes]:
+        """Return a vector for each text."""
+        ...
+
+    def closeness(self, question: bytes, vectors: Sequence[bytes]) -> list[float]:
+        """Return how close each vector is to the question's, from -1.0 to 1.0."""
+        ...
 
 
 class FolderNotFound(Exception):
@@ -146,6 +169,7 @@ class Passage:
     """A passage that was found: the document's text from `start` up to `end`; a higher `score` is a better match.
 
     `dated` is the date of its document, as far as it gives one, and `superseded` why another has taken its place.
+    `close` is how close it is to the question by what it means (up to 1.0); 0 where that was not compared.
     """
 
     locator: str
@@ -159,6 +183,7 @@ class Passage:
     score: float
     dated: str = ""
     superseded: str = ""
+    close: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +198,18 @@ class _File:
 class DocumentIndex:
     """The index of one folder; any number of threads and processes may use it at once."""
 
-    def __init__(self, folder: Path, cache_dir: Path) -> None:
+    def __init__(self, folder: Path, cache_dir: Path, meaning: Meaning | None = None) -> None:
         self.folder = folder
+        self._meaning = meaning
         self.path = cache_dir / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.sqlite3"
         self._cache_dir = cache_dir
         self._mending = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, cache_dir: Path) -> Self:
+    def open(cls, folder: Path, cache_dir: Path, meaning: Meaning | None = None) -> Self:
         """Return the index of `folder`, kept in `cache_dir`; it is empty until the first `refresh`.
+
+        With `meaning`, what the words find is put in order by what it means as well.
 
         Raises:
             FolderNotFound: nothing is there.
@@ -201,7 +229,7 @@ class DocumentIndex:
             cache_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise IndexUnavailable(cache_dir, error.strerror or type(error).__name__) from error
-        return cls(resolved, cache_dir.resolve())
+        return cls(resolved, cache_dir.resolve(), meaning)
 
     def refresh(self, progress: Progress | None = None) -> Summary:
         """Bring the index up to date with the folder, reading only what has changed.
@@ -224,7 +252,7 @@ class DocumentIndex:
         expression = _expression(query)
         if not expression or limit < 1:
             return []
-        return self._safely(lambda connection: _search(connection, expression, query, limit))
+        return self._safely(lambda connection: _search(connection, expression, query, limit, self._meaning))
 
     def fetch(self, locator: str) -> reading.Document | None:
         """Return a document as it was when it was indexed, or `None` if the index has none of that name."""
@@ -398,7 +426,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
         if _version(connection) == _VERSION:  # another process was first
             return
         for kind, name in connection.execute(
-            "SELECT type, name FROM sqlite_master WHERE type = 'table' AND name IN ('meta', 'document', 'passage', 'words')"
+            "SELECT type, name FROM sqlite_master WHERE type = 'table'"
+            " AND name IN ('meta', 'document', 'passage', 'vector', 'words')"
         ).fetchall():
             connection.execute(f"DROP {kind} {name}")
         for statement in _SCHEMA.split(";\n"):
@@ -430,6 +459,10 @@ def _is_damage(error: sqlite3.OperationalError) -> bool:
 def _forget(connection: sqlite3.Connection, document_id: int) -> None:
     connection.execute(
         "DELETE FROM words WHERE rowid IN (SELECT passage_id FROM passage WHERE document_id = ?)",
+        (document_id,),
+    )
+    connection.execute(
+        "DELETE FROM vector WHERE passage_id IN (SELECT passage_id FROM passage WHERE document_id = ?)",
         (document_id,),
     )
     connection.execute("DELETE FROM passage WHERE document_id = ?", (document_id,))
@@ -506,17 +539,24 @@ class _Hit:
     heading: tuple[str, ...]
     length: int
     score: float
+    close: float = 0.0
 
 
-def _search(connection: sqlite3.Connection, expression: str, query: str, limit: int) -> list[Passage]:
+def _search(
+    connection: sqlite3.Connection, expression: str, query: str, limit: int, meaning: Meaning | None
+) -> list[Passage]:
     hits = _matched(connection, expression, _STRUCTURE, limit)
     sizes = _sizes(connection, hits)
     prose = _prose(_ranked(hits, query, sizes, prose=0.0))
     ranked = _ranked(hits, query, sizes, prose=prose)
     if prose:
         ranked = _fused(ranked, _matched(connection, expression, _TEXT, limit), prose * _TEXT_SHARE)
+    if meaning is not None:
+        near = _near(connection, ranked, meaning, query, whole=not prose)
+        ranked = _fused(ranked, near, _BY_MEANING)
     ranked = _current_first(connection, ranked, query)
-    chosen = ranked[: limit * 2] if prose else _mixed(ranked, limit * 2)
+    fused = prose or meaning is not None
+    chosen = ranked[: limit * 2] if fused else _mixed(ranked, limit * 2)
     return _distinct((_passage(connection, hit) for hit in chosen), limit)
 
 
@@ -583,13 +623,67 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 def _fused(ranked: list[_Hit], others: list[_Hit], weight: float) -> list[_Hit]:
     """Return the hits of both lists by their ranks in them (reciprocal rank fusion)."""
-    known = {hit.passage_id: hit for hit in (*others, *ranked)}
+    known = {hit.passage_id: hit for hit in (*ranked, *others)}
     score: defaultdict[int, float] = defaultdict(float)
     for listed, worth in ((ranked, 1.0), (others, weight)):
         for rank, hit in enumerate(listed, 1):
             score[hit.passage_id] += worth / (_FUSED + rank)
-    fused = [replace(hit, score=score[passage_id]) for passage_id, hit in known.items()]
+    close = {hit.passage_id: hit.close for hit in others}
+    fused = [
+        replace(hit, score=score[passage_id], close=close.get(passage_id, hit.close))
+        for passage_id, hit in known.items()
+    ]
     return sorted(fused, key=lambda hit: (-hit.score, hit.passage_id))
+
+
+def _near(
+    connection: sqlite3.Connection, ranked: list[_Hit], meaning: Meaning, query: str, *, whole: bool
+) -> list[_Hit]:
+    """Return the first hits by what they mean, the closest first; with `whole`, all passages of the first document too.
+
+    Only these are compared: to compare all would take minutes the first time. In a record the words lead to the right
+    document, and other words of the same meaning to its passage.
+    """
+    found = {hit.passage_id: hit for hit in ranked[:_COMPARED]}
+    if whole and ranked:
+        first = ranked[0].document_id
+        for passage_id, heading, length in connection.execute(
+            "SELECT passage_id, heading, finish - start FROM passage WHERE document_id = ?"
+            " ORDER BY passage_id LIMIT ?",
+            (first, _COMPARED_WHOLE),
+        ):
+            found.setdefault(passage_id, _Hit(passage_id, first, tuple(json.loads(heading)), length, 0.0))
+    vectors = _vectors(connection, list(found), meaning)
+    close = meaning.closeness(meaning.vectors([query])[0], [vectors[passage_id] for passage_id in found])
+    near = [replace(hit, close=value) for hit, value in zip(found.values(), close, strict=True)]
+    return sorted(near, key=lambda hit: (-hit.close, hit.passage_id))
+
+
+def _vectors(connection: sqlite3.Connection, wanted: list[int], meaning: Meaning) -> dict[int, bytes]:
+    """Return the vectors of some passages, made when first asked for and kept."""
+    named = json.dumps(wanted)
+    known: dict[int, bytes] = dict(
+        connection.execute(
+            "SELECT passage_id, vector FROM vector"
+            " WHERE version = ? AND passage_id IN (SELECT value FROM json_each(?))",
+            (meaning.version, named),
+        ).fetchall()
+    )
+    rows = connection.execute(
+        "SELECT passage_id, heading, substr(text, start + 1, min(?, finish - start))"
+        " FROM passage JOIN document USING (document_id)"
+        " WHERE passage_id IN (SELECT value FROM json_each(?)) ORDER BY passage_id",
+        (_MEANT, json.dumps([passage_id for passage_id in wanted if passage_id not in known])),
+    ).fetchall()
+    made = meaning.vectors([f"{' / '.join(json.loads(heading))}: {text}" for _, heading, text in rows])
+    fresh = {passage_id: vector for (passage_id, _, _), vector in zip(rows, made, strict=True)}
+    if fresh:
+        with _transaction(connection):
+            connection.executemany(
+                "INSERT OR REPLACE INTO vector (passage_id, version, vector) VALUES (?, ?, ?)",
+                [(passage_id, meaning.version, vector) for passage_id, vector in fresh.items()],
+            )
+    return {**known, **fresh}
 
 
 def _current_first(connection: sqlite3.Connection, ranked: list[_Hit], query: str) -> list[_Hit]:
@@ -661,5 +755,16 @@ def _passage(connection: sqlite3.Connection, hit: _Hit) -> Passage:
     ).fetchone()
     score = round(hit.score, 6)
     return Passage(
-        locator, title, hit.heading, sha256, text_sha256, start, end, text, score, dated, superseded
+        locator,
+        title,
+        hit.heading,
+        sha256,
+        text_sha256,
+        start,
+        end,
+        text,
+        score,
+        dated,
+        superseded,
+        hit.close,
     )

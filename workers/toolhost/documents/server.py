@@ -83,9 +83,12 @@ class Fetched(BaseModel):
     note: str
 
 
-def build(roots: Roots, cache_dir: Path) -> MCPServer:
-    """Return a server for the folders in `roots`, which keeps its indexes in `cache_dir`."""
-    shelf = _Shelf(roots, cache_dir)
+def build(roots: Roots, cache_dir: Path, meaning: index.Meaning | None = None) -> MCPServer:
+    """Return a server for the folders in `roots`, which keeps its indexes in `cache_dir`.
+
+    With `meaning`, what is found is compared by what it means as well.
+    """
+    shelf = _Shelf(roots, cache_dir, meaning)
     server = MCPServer(
         name="documents",
         title="Documents",
@@ -173,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Shelf:
     """Opens the index of a folder, if the folder is one that may be read."""
 
-    def __init__(self, roots: Roots, cache_dir: Path) -> None:
+    def __init__(self, roots: Roots, cache_dir: Path, meaning: index.Meaning | None) -> None:
+        self._meaning = meaning
         self._roots = roots
         self._cache_dir = cache_dir
 
@@ -210,7 +214,7 @@ class _Shelf:
             # Said before anything is looked up, so that nobody learns what exists elsewhere.
             raise ToolError(f"The folder {folder!r} is not within the folders that may be read.")
         try:
-            return index.DocumentIndex.open(wanted, self._cache_dir)
+            return index.DocumentIndex.open(wanted, self._cache_dir, self._meaning)
         except (index.FolderNotFound, index.NotAFolder, index.IndexUnavailable) as error:
             raise ToolError(str(error)) from error
 
