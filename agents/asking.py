@@ -43,6 +43,8 @@ def ask(
 ) -> _T | None:
     """Return what `read` made of the model's reply, or `None` when no reply could be read.
 
+    The model is told the rules first, then who the agent is by its profile, then the task.
+
     Raises what the toolbox raises when nobody replies: a model that is down is not gone on without.
 
     `prompt` names the task and its version, and is kept with the call beside a digest of its words. `schema` is a JSON schema that a server is
@@ -50,7 +52,7 @@ def ask(
     """
     shape: dict[str, Json] = {} if schema is None else {"schema": dict(schema)}
     # what every call of a prompt has in common stands first, and what this one asks about last: caches go by beginnings
-    system = f"{RULES}\n\n{task}"
+    system = "\n\n".join(part for part in (RULES, toolbox.charter, task) if part)
     material = json.dumps(_asked_last(data), ensure_ascii=False).replace("</", "<\\/")
     for attempt in range(TRIES):
         try:

@@ -88,6 +88,12 @@ class Profile:
     path: Path = field(compare=False)
     digest: str
 
+    @property
+    def charter(self) -> str:
+        """Who the agent is and what it must keep to, as its model is told: role, constraints and the text of the file."""
+        rules = "\n".join(f"- {constraint}" for constraint in self.constraints)
+        return "\n\n".join(part for part in (self.role, rules, self.body) if part)
+
 
 def load(folder: Path) -> Mapping[str, Profile]:
     """Return every profile of a folder by its name, in the order of the names.

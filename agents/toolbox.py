@@ -80,6 +80,11 @@ class Toolbox(Protocol):
         ...
 
     @property
+    def charter(self) -> str:
+        """Who the agent is and what it must keep to, as its profile tells its model; empty without a profile."""
+        ...
+
+    @property
     def tools(self) -> Sequence[ToolCard]:
         """The tools that are offered and that this agent may call, in the registry's order.
 

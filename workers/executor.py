@@ -68,6 +68,14 @@ class Door(Protocol):
         """Return what an agent may know of the tools that are offered to it."""
         ...
 
+    def charter(self, agent: str) -> str:
+        """Return what an agent's profile tells its model; empty without a profile."""
+        ...
+
+    def tags(self, agent: str) -> Sequence[str]:
+        """Return the words by which an agent's profile wants its work to be found in logs and traces."""
+        ...
+
 
 class Stopping(Exception):
     """This process begins nothing more; the message is another's."""
@@ -144,12 +152,15 @@ class Executor:
 
     def _carry(self, claimed: Claimed) -> None:
         ref = claimed.ref
-        bound = {
+        bound: dict[str, Json] = {
             "plan_id": ref.plan_id,
             "step": ref.number,
             "claim": claimed.claim,
             "agent": claimed.step.agent,
         }
+        tags = self._gate.tags(claimed.step.agent)
+        if tags:
+            bound["tags"] = list(tags)
         with structlog.contextvars.bound_contextvars(**bound), self._heartbeats.of(claimed):
             log.info("step.began", attempt=claimed.step.attempt)
             started = time.monotonic()
@@ -345,6 +356,10 @@ class _Toolbox:
     @property
     def model(self) -> str:
         return self._model
+
+    @property
+    def charter(self) -> str:
+        return self._gate.charter(self._claimed.step.agent)
 
     @property
     def tools(self) -> Sequence[ToolCard]:

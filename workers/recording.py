@@ -43,7 +43,7 @@ class Recording:
     """A plan that succeeded, with its steps, facts, calls, sources, events and report.
 
     `model` is the name that its agents had for the language model; empty where there was none. `cards` are the tools
-    that each agent may know of where it was recorded.
+    that each agent may know of where it was recorded, `charters` what its profile tells its model.
     """
 
     plan: Plan
@@ -55,6 +55,7 @@ class Recording:
     events: Sequence[Event]
     report: Mapping[str, Json]
     cards: Mapping[str, Sequence[ToolCard]]
+    charters: Mapping[str, str]
 
     def as_json(self) -> bytes:
         """The recording as canonical JSON."""
@@ -63,12 +64,17 @@ class Recording:
 
 
 def of(
-    store: Store, plan_id: str, *, model: str, cards: Callable[[str], Sequence[ToolCard]] = lambda _: ()
+    store: Store,
+    plan_id: str,
+    *,
+    model: str,
+    cards: Callable[[str], Sequence[ToolCard]] = lambda _: (),
+    charter: Callable[[str], str] = lambda _: "",
 ) -> Recording:
     """Return what a plan left behind; raises `Conflict` for one that has not succeeded.
 
     `model` is what the language model is called here now; where the plan itself says another name, that is taken.
-    `cards` says which tools an agent may know of here now.
+    `cards` says which tools an agent may know of here now, and `charter` what its profile tells its model.
     """
     with store.transaction() as tx:
         plan, report = tx.plan(plan_id), tx.report(plan_id)
@@ -94,6 +100,7 @@ def of(
         events=events,
         report=report,
         cards={agent.value: list(cards(agent.value)) for agent in Agent},
+        charters={agent.value: charter(agent.value) for agent in Agent},
     )
 
 
@@ -127,6 +134,7 @@ def read(path: Path) -> Recording:
             cards={
                 name: [_revived(ToolCard, each) for each in cards] for name, cards in said["cards"].items()
             },
+            charters={str(name): str(told) for name, told in said["charters"].items()},
         )
     except OSError as error:
         raise Invalid(f"{path.name} cannot be read ({error.strerror}).") from error

@@ -343,6 +343,7 @@ class _Journal:
         self._conductor = conductor
         self._partial = recording.plan.partial
         self._cards = recording.cards
+        self._charters = recording.charters
         self._calls: dict[tuple[int, str, int], Call] = {}
         for call in recording.calls:
             at = (call.step, _name(call.tool, call.arguments), call.occurrence)
@@ -378,6 +379,15 @@ class _Journal:
     def cards(self, agent: str) -> Sequence[ToolCard]:
         """Return the tools that were offered to an agent."""
         return self._cards.get(agent, ())
+
+    def charter(self, agent: str) -> str:
+        """Return what an agent's profile told its model."""
+        return self._charters.get(agent, "")
+
+    @staticmethod
+    def tags(agent: str) -> Sequence[str]:  # noqa: ARG004
+        """Return nothing: nobody looks for a replay."""
+        return ()
 
 
 def _asked(tool: str, arguments: Mapping[str, Json]) -> Mapping[str, Json]:

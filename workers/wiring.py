@@ -107,6 +107,15 @@ def known(settings: Settings) -> Known:
     )
 
 
+def charters() -> Callable[[str], str]:
+    """Return what tells what an agent's profile tells its model. Raises `Misconfigured`."""
+    try:
+        found = profiles.load(house.path("agents"))
+    except profiles.ProfileError as error:
+        raise Misconfigured(str(error)) from error
+    return lambda agent: found[agent].charter if agent in found else ""
+
+
 def cards(settings: Settings) -> Callable[[str], Sequence[ToolCard]]:
     """Return what tells which tools an agent may know of here. Raises `Misconfigured`."""
     try:

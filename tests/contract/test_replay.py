@@ -48,8 +48,8 @@ def recorded(work, folder):  # noqa: F811
 
 
 def record(work, plan_id, model="m-1"):
-    cards = work.gate(profiles=profiles.load(ROOT / "agents")).cards
-    return recording.of(work.store, plan_id, model=model, cards=cards)
+    gate = work.gate(profiles=profiles.load(ROOT / "agents"))
+    return recording.of(work.store, plan_id, model=model, cards=gate.cards, charter=gate.charter)
 
 
 def of(found, agent):

@@ -274,6 +274,7 @@ def _with_locator(assignment, toolbox):
 
     class Box:
         model = ""
+        charter = ""
         evidence = staticmethod(toolbox.evidence)
 
         @staticmethod

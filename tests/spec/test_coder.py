@@ -57,6 +57,7 @@ class Desk:
 
     def __init__(self, tmp_path, *replies, withheld=""):
         self.model = "m" if replies else ""
+        self.charter = ""
         self.asked = []
         self.scripts = []
         self._tmp = tmp_path

@@ -17,6 +17,7 @@ COPY = "Veltrix operates 26 sites in nine countries and in all of its markets."
 
 class Toolbox:
     model = ""
+    charter = ""
 
     def __init__(self, *stored):
         self._stored = {e.sha256: e for e in stored}

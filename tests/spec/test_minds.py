@@ -23,6 +23,8 @@ DOCUMENT = Evidence.of(TEXT, locator="locks.md", title="Locks")
 class Notebook:
     """A toolbox that answers from a list, and remembers what it was asked."""
 
+    charter = ""
+
     def __init__(self, *replies, model="", evidence=(DOCUMENT,), tools=()):
         self.model = model
         self.tools = tools
@@ -791,6 +793,15 @@ class TestAskingAModel:
         assert user["content"].endswith("\n</data>")
         inside = user["content"].removeprefix("<data>\n").removesuffix("\n</data>")
         assert json.loads(inside) == {"quote": evil}
+
+    def test_tells_it_the_rules_first_then_who_it_is_and_then_what_to_do(self):
+        notebook = Notebook('{"a": 1}', model="m")
+        notebook.charter = "You doubt everything."
+
+        asking.ask(notebook, prompt="p/1", task="Say a.", data={}, read=dict)
+
+        system = notebook.asked[0][1]["messages"][0]["content"]
+        assert system == f"{asking.RULES}\n\nYou doubt everything.\n\nSay a."
 
     @given(st.text())
     def test_survives_any_reply(self, reply):

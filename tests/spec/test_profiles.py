@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from agents import profiles
+from agents.minds import MINDS
 from agents.profiles import ProfileError
+from orchestrator.domain.plan import Agent
 
 ROOT = Path(__file__).parents[2]
 VALID = """---
@@ -258,6 +260,16 @@ class TestTheStockProfiles:
             "router",
             "synthesiser",
         ]
+
+    def test_are_each_an_agent_of_plans_and_each_agent_has_one(self):
+        assert set(profiles.load(ROOT / "agents")) == {agent.value for agent in Agent} == {*MINDS}
+
+    def test_tell_their_model_who_it_is_and_what_it_must_keep_to(self):
+        for profile in profiles.load(ROOT / "agents").values():
+            said = profile.charter
+            assert said.startswith(profile.role)
+            assert all(constraint in said for constraint in profile.constraints)
+            assert said.endswith(profile.body)
 
     def test_hold_no_more_than_they_need(self):
         loaded = profiles.load(ROOT / "agents")

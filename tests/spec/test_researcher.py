@@ -23,6 +23,7 @@ class Toolbox:
     """Tools that answer from a list each, and remember what they were asked."""
 
     model = ""
+    charter = ""
 
     def __init__(self, *stored, **answers):
         self.asked = []

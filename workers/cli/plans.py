@@ -453,6 +453,7 @@ def _recorded(core: Core, given: str) -> Recording:
         found.plan_id,
         model=catalogue.of(core.settings).first,
         cards=wiring.cards(core.settings),
+        charter=wiring.charters(),
     )
 
 

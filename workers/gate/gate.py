@@ -190,6 +190,16 @@ class Gate:
         """
         return cards_of(self._registry, self._profiles, agent)
 
+    def charter(self, agent: str) -> str:
+        """Return what an agent's profile tells its model."""
+        found = self._profiles.get(agent)
+        return found.charter if found else ""
+
+    def tags(self, agent: str) -> Sequence[str]:
+        """Return the words by which an agent's profile wants its work to be found."""
+        found = self._profiles.get(agent)
+        return found.tracing_tags if found else ()
+
     @contextmanager
     def _turn(self, claimed: Claimed, tool: ToolSpec, key: str, occurrence: int) -> Iterator[None]:
         """Let another make this call first, or any call of an exclusive tool; not for long, and not to rely on.
