@@ -69,7 +69,8 @@ class Debate:
 
     def __call__(self, body):
         task = body["messages"][0]["content"]
-        data = json.loads(body["messages"][1]["content"].removeprefix("<data>\n").removesuffix("\n</data>"))
+        told = body["messages"][1]["content"]
+        data = json.loads(told.partition("<data>\n")[2].partition("\n</data>")[0])
         part, reply = self._reply(task, data)
         self.heard[part] += 1
         return 200, said(reply if isinstance(reply, str) else json.dumps(reply))
@@ -105,6 +106,8 @@ def work_on(work, plan_id, *, model="m-1", by=None, crash_point=lambda _: None):
     """Let one process run what is ready and settle what is finished until the plan has ended."""
     executor = by or work.executor(MINDS, gate=work.gate(profiles=PROFILES), model=model)
     while not work.rows("plan", plan_id).finished_at:
+        stuck = [s.reason for s in work.rows("steps", plan_id) if s.state is StepState.RETRYING]
+        assert not stuck, stuck  # nobody wakes it here
         for step in work.rows("steps", plan_id):
             if step.state is StepState.READY:
                 executor.run(step.ref)
