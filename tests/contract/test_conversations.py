@@ -26,12 +26,13 @@ from orchestrator.domain.plan import Agent, request
 from orchestrator.locks import InMemoryLocks
 from tests.contract.test_api import NOBODY, Site, refusal
 from tests.contract.test_model import KEY_VARIABLE, endpoint, said  # noqa: F401 - a fixture
+from tests.contract.workbench import MODELS
 from workers.executor import Executor
 from workers.gate.gate import Gate
 from workers.gate.hearing import Hearing
 from workers.gate.policy import EmbeddedEnforcer
 from workers.gate.talk import Talk as Talker
-from workers.toolhost import model, registry
+from workers.toolhost import memory, model, registry
 from workers.toolhost.documents import server as documents
 from workers.toolhost.host import ToolHost
 
@@ -71,7 +72,13 @@ class Talk(Site):
             (docs / name).write_text(text, encoding="utf-8")
         self.who = identity.Principal("ada", "acme", frozenset({"operator"}), kind="development")
         super().__init__(dsn, portal, docs, **{"reception": self.reception(self.who), **options})
-        self.host = CountedHost(TOOLS, {"documents": lambda: documents.build([docs], folder / "indexes")})
+        self.host = CountedHost(
+            TOOLS,
+            {
+                "documents": lambda: documents.build([docs], folder / "indexes"),
+                "memory": lambda: memory.build(self.store, frozenset),
+            },
+        )
         self.host.made = []
         gate = Gate(
             self.conductor,
@@ -79,7 +86,7 @@ class Talk(Site):
             profiles.load(house.path("agents")),
             TOOLS,
             self.host,
-            {"answer_tokens": 0, "input_uusd_per_1k": 0, "output_uusd_per_1k": 0},
+            MODELS,
             InMemoryLocks(),
         )
         self.executor = Executor(self.conductor, gate, MINDS, holder=self._alive.holder)
@@ -614,11 +621,10 @@ class TestADoubtfulMessage:
 
     @pytest.fixture
     def hearing(self, site, endpoint):  # noqa: F811
-        host = ToolHost(
-            TOOLS, {"model": lambda: model.build(model.Endpoint(endpoint.url, "m-1", KEY_VARIABLE))}
-        )
+        models = model.Endpoint(endpoint.url, "m-1", KEY_VARIABLE).catalogue()
+        host = ToolHost(TOOLS, {"model": lambda: model.build(models)})
         tool = TOOLS.tools["model_complete"]
-        talker = Talker(site.store, site.sealer, ENFORCER, host, tool, model="m-1")
+        talker = Talker(site.store, site.sealer, ENFORCER, host, tool, models=models)
         yield Dialogue(site.store, site.conductor, site.sealer, Hearing(talker))
         talker.close()
 
