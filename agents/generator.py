@@ -76,6 +76,8 @@ def _sections(
     for sentence in written:
         under.setdefault(question_of[sentence["facts"][0]], []).append(sentence)
     order = [q for q in dict.fromkeys(f.question for f in facts) if q in under]
+    # what answers the goal itself comes before what it was put together from
+    order.sort(key=lambda question: question != assignment.goal)
     return [
         {
             "title": "Answer" if len(order) == 1 else question,
