@@ -1,45 +1,46 @@
-"""A report as PDF: its text can be searched and copied, its font lies inside, and the same report gives the same bytes.
+"""A report as PDF: its text can be searched and copied, its fonts lie inside, and the same report gives the same bytes.
 
-The font that comes with the program has Latin, Greek, Cyrillic, Armenian and Georgian letters, signs and arrows. What
-it has no shape for (Chinese, Japanese, Korean, emoji) and what runs from right to left (Arabic, Hebrew), which needs a
-program to shape it, is printed as U+FFFD; the last page then says which characters that were, and HTML has them all.
+What `fonts` has no shape for (Chinese, Japanese, Korean, coloured emoji) and what needs a program to set it (Arabic,
+Hebrew, Indic scripts, Thai) is printed as U+FFFD; the last page then says which characters that were, and HTML has
+them all.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import importlib.util
-import unicodedata
+import io
+import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.layout import Block, Line, Page, Source, lay_out
+from orchestrator.export import fonts
 
 if TYPE_CHECKING:
     from fpdf import FPDF
 
-FONT: Final = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 MISSING: Final = "\ufffd"
 EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 """When every PDF says it was made: a report has no other time than its plan's, and bytes must not differ."""
 
-_FAMILY: Final = "DejaVu"
 _INK: Final = (28, 28, 30)
 _SOFT: Final = (91, 91, 96)
 _BLUE: Final = (6, 69, 173)
 _NAMED: Final = 24
 """Characters that cannot be printed, up to which the note names each."""
 
-_UNSHAPED: Final = frozenset({"R", "AL"})
+_SELECTORS: Final = frozenset(map(chr, range(0xFE00, 0xFE10)))
+"""They choose among shapes of the character before them and have none of their own; here there is no choice."""
 
 
 def available() -> bool:
     """Whether this installation can write PDF."""
     try:
-        return importlib.util.find_spec("fpdf") is not None
-    except ValueError:  # somebody has put nothing in its place
+        return all(importlib.util.find_spec(name) is not None for name in ("fpdf", "pymupdf_fonts"))
+    except ValueError:  # somebody has put nothing in the place of one
         return False
 
 
@@ -47,7 +48,7 @@ def require() -> None:
     """Raise `Misconfigured` if this installation cannot write PDF."""
     if not available():
         raise Misconfigured(
-            "Reports as PDF need the extra `pdf`, which is not installed. Install it with "
+            "Reports as PDF need the extra `pdf`, which is not installed, or not all of it. Install it with "
             "`pip install 'orchestrator[pdf]'`, or ask for html, which prints as well."
         )
 
@@ -59,7 +60,7 @@ def written(report: Mapping[str, Any]) -> bytes:
 
 
 class _Writer:
-    """Sets one report, top to bottom; what the font cannot print is collected on the way."""
+    """Sets one report, top to bottom; what the fonts cannot print is collected on the way."""
 
     def __init__(self, page: Page) -> None:
         # half a second and thirty megabytes, for those only who want this form
@@ -69,7 +70,7 @@ class _Writer:
         class Paper(FPDF):
             def footer(self) -> None:
                 self.set_y(-14)
-                self.set_font(_FAMILY, size=6.5)
+                self.set_font(fonts.MAIN, size=6.5)
                 self.set_text_color(*_SOFT)
                 said = f"SHA-256 of the report: {page.sha256} · orchestrator report verify PLAN --file FILE"
                 self.cell(w=self.epw - 12, text=said)
@@ -81,9 +82,9 @@ class _Writer:
         self._pdf: FPDF = Paper(format="A4")
         self._pdf.set_margins(20, 18)
         self._pdf.set_auto_page_break(auto=True, margin=20)
-        self._pdf.add_font(_FAMILY, fname=FONT)
-        self._shapes = frozenset(self._pdf.fonts[_FAMILY.lower()].cmap)  # type: ignore[union-attr]
         self._links: dict[int, int] = {}
+        self._shapes = set(fonts.shapes(fonts.MAIN))
+        self._load_fonts(set(json.dumps(asdict(page), ensure_ascii=False)))
 
     def bytes(self) -> bytes:
         """Set everything, and return the file."""
@@ -111,6 +112,29 @@ class _Writer:
         for said in self._confession():
             self._say(f"• {said}", after=1)
         return bytes(pdf.output())
+
+    def _load_fonts(self, wanted: set[str]) -> None:
+        """Take the main font, and of the further ones the shapes that this report needs and those before lack."""
+        self._load(fonts.MAIN, fonts.whole(fonts.MAIN))
+        further = []
+        for name in fonts.FURTHER:
+            wanted = {char for char in wanted if ord(char) not in self._shapes}
+            if not wanted:
+                break
+            if held := {char for char in wanted if ord(char) in fonts.shapes(name)}:
+                self._load(name, fonts.cut(name, held))
+                self._shapes.update(map(ord, held))
+                further.append(name)
+        self._pdf.set_fallback_fonts(further)
+
+    def _load(self, name: str, file: io.BytesIO) -> None:
+        # beside `add_font`, which takes a path: a process that is killed would leave its file behind
+        from fpdf.fonts import TTFFont
+
+        font = TTFFont(self._pdf, file, name, "")  # type: ignore[arg-type]
+        if "TTFA" in font.ttfont:  # how it was hinted; only good for a warning
+            del font.ttfont["TTFA"]
+        self._pdf.fonts[name] = font
 
     def _block(self, block: Block) -> None:
         self._heading(block.title, level=block.level)
@@ -155,7 +179,7 @@ class _Writer:
     def _write(
         self, text: str, *, size: float = 10.5, ink: tuple[int, int, int] = _INK, link: int | str = ""
     ) -> None:
-        self._pdf.set_font(_FAMILY, size=size)
+        self._pdf.set_font(fonts.MAIN, size=size)
         self._pdf.set_text_color(*ink)
         self._pdf.write(h=size * 0.5, text=self._plain(text), link=link, wrapmode=self._wrap)
 
@@ -163,8 +187,10 @@ class _Writer:
         return "".join(self._printable(char) for char in text)
 
     def _printable(self, char: str) -> str:
-        if ord(char) in self._shapes and unicodedata.bidirectional(char) not in _UNSHAPED:
+        if ord(char) in self._shapes:
             return char
+        if char in _SELECTORS:
+            return ""
         self._unprintable[char] = self._unprintable.get(char, 0) + 1
         return MISSING
 
@@ -175,6 +201,6 @@ class _Writer:
         numbers = [f"U+{ord(char):04X}" for char in sorted(self._unprintable)]
         more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
         yield (
-            f"Characters that the font of this file cannot print stand here as {MISSING}: "
+            f"Characters that the fonts of this file cannot print stand here as {MISSING}: "
             f"{', '.join(numbers[:_NAMED])}{more}. The same report as HTML, Markdown or JSON has them all."
         )

@@ -709,10 +709,11 @@ class TestAReport:
         assert pdf.headers["content-type"] == "application/pdf"
         assert pdf.content.startswith(b"%PDF-")
 
-    def test_as_pdf_is_refused_where_the_library_is_missing(self, site, monkeypatch):
+    @pytest.mark.parametrize("missing", ["fpdf", "pymupdf_fonts"])
+    def test_as_pdf_is_refused_where_the_library_or_its_fonts_are_missing(self, site, monkeypatch, missing):
         plan_id = site.made()
         site.succeed(plan_id)
-        monkeypatch.setitem(sys.modules, "fpdf", None)
+        monkeypatch.setitem(sys.modules, missing, None)
 
         refused = site.get(f"/plans/{plan_id}/report", headers={"Accept": "application/pdf"})
 

@@ -153,8 +153,11 @@ def test_options_that_cannot_be_meant_are_refused_before_anything_is_made(run, t
     assert not (tmp_path / "data").exists()
 
 
-def test_a_report_as_pdf_is_refused_before_the_work_where_its_library_is_missing(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fpdf", None)
+@pytest.mark.parametrize("missing", ["fpdf", "pymupdf_fonts"])
+def test_a_report_as_pdf_is_refused_before_the_work_where_part_of_its_extra_is_missing(
+    run, tmp_path, monkeypatch, missing
+):
+    monkeypatch.setitem(sys.modules, missing, None)
     data = tmp_path / "data"
 
     for verb in (["research", "What is it?"], ["report", "show", "abcd"]):

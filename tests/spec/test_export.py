@@ -6,6 +6,8 @@ import io
 import itertools
 import re
 import sys
+import tempfile
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,6 +66,17 @@ def pdf_text(report):
     pages = pypdf.PdfReader(io.BytesIO(export.written(report, Form.PDF))).pages
     footer = re.compile(r"SHA-256 of the report: .*FILE\s*\d+")
     return "".join(footer.sub("", page.extract_text()) for page in pages)
+
+
+def fonts_of(report):
+    """The fonts inside of its PDF: of each its name and its file."""
+    files = {}
+    for page in pypdf.PdfReader(io.BytesIO(export.written(report, Form.PDF))).pages:
+        for font in page["/Resources"]["/Font"].values():
+            described = font.get_object()["/DescendantFonts"][0].get_object()["/FontDescriptor"]
+            name = described["/FontName"].partition("+")[2]
+            files[name] = described["/FontFile2"].get_object().get_data()
+    return files
 
 
 def squeezed(text):
@@ -220,7 +233,7 @@ class TestThePdf:
             for section in report["sections"]:
                 for sentence in section["sentences"]:
                     marks = "".join(f"[{n}]" for n in sentence["citations"])
-                    assert squeezed(sentence["text"]).replace("🔒", "\ufffd") + marks in text
+                    assert squeezed(sentence["text"]) + marks in text
             for citation in report["citations"]:
                 assert squeezed(f"{citation['number']}. {citation['locator']}") in text
                 assert citation["origin_sha256"] in text
@@ -232,16 +245,63 @@ class TestThePdf:
             assert f"SHA-256 of the report: {digest(EVERYTHING)}" in page.extract_text()
             assert "orchestrator report verify" in page.extract_text()
 
-    def test_names_the_characters_that_it_cannot_print(self):
-        text = pdf_text(quoting("中文 is Chinese, עברית is Hebrew and 🔒 is a lock."))
+    @pytest.mark.parametrize(
+        ("text", "fonts"),
+        [
+            ("The lighthouse is 41 metres ≤ 50, Ł₂ → ½.", {"NotoSans", "NotoSansMath"}),
+            ("შუქურა is Georgian, ὕψος Greek, Ѣ old.", {"NotoSans", "FiraGO"}),
+            ("∀x∈ℝ: ∑√x ≠ ∞, 𝒜 ⟨U+202E⟩ ⇒ ⊕.", {"NotoSans", "NotoSansMath"}),
+            ("Ⓐ ① ♂ 🔒 ☂ ★ 👍 ⠿ 𝄞 ┌─┐ ▓.", None),
+        ],
+    )
+    def test_has_the_letters_and_signs_of_every_font_and_carries_those_it_needs(self, text, fonts):
+        report = quoting(text)
+        said = pdf_text(report)
 
-        assert "�� is Chinese, ����� is Hebrew and � is a lock." in text
-        named = text[text.index("cannot print") :].replace("\n", " ")
-        for char in "中文עברית🔒":
-            assert f"U+{ord(char):04X}" in named
+        assert squeezed(text) in squeezed(said)
+        assert "cannot print" not in said
+        assert fonts is None or set(fonts_of(report)) == fonts
+        # what is filed as TrueType has to be: some readers refuse it otherwise
+        assert all(file.startswith(b"\0\1\0\0") for file in fonts_of(report).values())
 
-    def test_of_what_it_can_print_confesses_nothing(self):
-        assert "cannot print" not in pdf_text(quoting("The lighthouse is 41 metres tall."))
+    @pytest.mark.parametrize(
+        ("text", "printed"),
+        [
+            ("中文 is Chinese and 😀 is glad.", "�� is Chinese and � is glad."),
+            (
+                "עִב is Hebrew, عرب Arabic, हिन् Indic, ที่ Thai.",
+                "��� is Hebrew, ��� Arabic, ���� Indic, ��� Thai.",
+            ),
+        ],
+    )
+    def test_names_the_characters_that_it_cannot_print(self, text, printed):
+        said = pdf_text(quoting(text))
+
+        assert printed in said
+        named = said[said.index("cannot print") :].replace("\n", " ")
+        for char, there in zip(text, printed, strict=True):
+            assert (f"U+{ord(char):04X}" in named) == (there == "�")
+
+    @pytest.mark.parametrize(
+        ("text", "printed"),
+        [
+            ("The lighthouse is 41 metres tall.", "The lighthouse is 41 metres tall."),
+            ("Mind ⚠\ufe0f the rocks.", "Mind ⚠ the rocks."),
+        ],
+    )
+    def test_of_what_it_can_print_confesses_nothing(self, text, printed):
+        said = pdf_text(quoting(text))
+
+        assert printed in said
+        assert "cannot print" not in said
+
+    def test_is_the_same_on_another_day_and_needs_no_place_for_a_file(self, monkeypatch, tmp_path):
+        report = quoting("≤ 41 metres → შუქურა 🔒.")
+        today, now = export.written(report, Form.PDF), time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 86_400)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+
+        assert export.written(report, Form.PDF) == today
 
     def test_has_no_time_of_its_own_no_script_and_an_outline(self):
         reader = pypdf.PdfReader(io.BytesIO(export.written(EVERYTHING, Form.PDF)))
@@ -262,8 +322,9 @@ class TestThePdf:
         if plain(evil):
             assert export.written(given_report.with_text_everywhere(evil), Form.PDF).startswith(b"%PDF-")
 
-    def test_without_its_library_says_what_to_install(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "fpdf", None)
+    @pytest.mark.parametrize("missing", ["fpdf", "pymupdf_fonts"])
+    def test_without_its_library_or_its_fonts_says_what_to_install(self, monkeypatch, missing):
+        monkeypatch.setitem(sys.modules, missing, None)
 
         with pytest.raises(Misconfigured, match=r"pip install 'orchestrator\[pdf\]'"):
             export.written(EVERYTHING, Form.PDF)
