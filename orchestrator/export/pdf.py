@@ -80,6 +80,7 @@ class _Writer:
         self._wrap = WrapMode.WORD
         self._unprintable: dict[str, int] = {}
         self._pdf: FPDF = Paper(format="A4")
+        self._pdf.alias_nb_pages("")  # a quote may say {nb}
         self._pdf.set_margins(20, 18)
         self._pdf.set_auto_page_break(auto=True, margin=20)
         self._links: dict[int, int] = {}

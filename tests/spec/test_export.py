@@ -287,6 +287,7 @@ class TestThePdf:
         [
             ("The lighthouse is 41 metres tall.", "The lighthouse is 41 metres tall."),
             ("Mind ⚠\ufe0f the rocks.", "Mind ⚠ the rocks."),
+            ("It has {nb} pages.", "It has {nb} pages."),
         ],
     )
     def test_of_what_it_can_print_confesses_nothing(self, text, printed):
