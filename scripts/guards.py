@@ -45,7 +45,7 @@ SEALED = "orchestrator/vault/secrets.py"
 TELEMETRY = "orchestrator/telemetry.py"
 TOOLHOST = "workers/toolhost/host.py"
 VEIL = "workers/toolhost/veil.py"
-MODEL = "workers/toolhost/model.py"
+MODEL = "workers/toolhost/models/wire.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,11 @@ GUARDS = (
         "a call that is done is answered from the journal",
         "P2",
         fleet("crash points", "kill -9 after the outcome of a call"),
-        (GATE, "if before is not None and before.state is CallState.DONE:", "if before is None and before:"),
+        (
+            GATE,
+            "self._replayed(claimed, before) if before is not None and before.state is CallState.DONE else None",
+            "self._replayed(claimed, before) if before is None and before else None",
+        ),
         (
             CONDUCTOR,
             "            if before is not None and before.state is CallState.DONE:\n                return Replayed(before)\n",
@@ -262,8 +266,8 @@ GUARDS = (
         CANARY,
         (
             TOOLHOST,
-            "return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key))",
-            "return self._answer(session, given, tool, arguments, timeout_s, key)",
+            "return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key, tenant))",
+            "return self._answer(session, given, tool, arguments, timeout_s, key, tenant)",
         ),
     ),
     _guard(

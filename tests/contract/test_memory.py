@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from agents import generator, judge, planner, synthesiser
+from agents import critic, generator, judge, planner, synthesiser
 from agents.toolbox import CallFailed, ToolCard
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent, Evidence, Fact, PlanState, StepRef, request
@@ -222,6 +222,8 @@ def test_b47_a_report_of_remembered_facts_proves_each_and_says_where_it_came_fro
     steps = [done(Agent.PLANNER, number=2, result=result)]
     drafted = generator.think(assignment(ASKED, steps=steps, facts=thought.facts), notebook)
     steps.append(done(Agent.GENERATOR, result=drafted.result))
+    criticised = critic.think(assignment(ASKED, steps=steps, facts=thought.facts), notebook)
+    steps.append(done(Agent.CRITIC, result=criticised.result))
     judged = judge.think(assignment(ASKED, steps=steps, facts=thought.facts), notebook)
     steps.append(done(Agent.JUDGE, verdict=judged.verdict, result=judged.result))
 

@@ -302,7 +302,7 @@ class TestABudget:
         endpoint.answer = dear
         bench = PostgresBench(dsn)
         with real_tools(bench, sealer, endpoint, folder, tmp_path / "cache") as work:
-            plan, report = run_to_the_end(work, folder, tokens=6_000)
+            plan, report = run_to_the_end(work, folder, tokens=8_000)
         bench.close()
 
         assert len(endpoint.requests) == 1  # the planner's; the generator's did not fit any more

@@ -667,6 +667,30 @@ ILLEGAL = [
     ("secret_versions_check", "secret", "versions = -1"),
     ("secret_version_version_check", "secret_version", "version = 0"),
     ("secret_version_state_check", "secret_version", "state = 'lost'"),
+    ("ballot_round_check", "ballot", "round = -1"),
+    ("ballot_objections_check", "ballot", "objections = -1"),
+    ("ballot_verdict_check", "ballot", "verdict = 'perhaps'"),
+    ("ballot_confidence_check", "ballot", "confidence = 1.5"),
+    ("ballot_threshold_check", "ballot", "threshold = 0.5"),
+    ("ballot_decided_check", "ballot", "decided = 'maybe'"),
+    ("ballot_why_check", "ballot", "why = 'it was late'"),
+    ("accepted_by_the_rules", "ballot", "decided = 'accepted'"),
+    (
+        "accepted_by_the_rules",
+        "ballot",
+        "decided = 'accepted', verdict = 'accept', objections = 1, confidence = 1",
+    ),
+    (
+        "accepted_by_the_rules",
+        "ballot",
+        "decided = 'accepted', verdict = 'accept', objections = 0, confidence = 0.9",
+    ),
+    ("conversation_turns_check", "conversation", "turns = -1"),
+    ("turn_number_check", "turn", "number = 0"),
+    ("turn_route_check", "turn", "role = 'assistant', route = 'sideways', answer = '{}'"),
+    ("turn_check", "turn", "route = 'casual'"),
+    ("turn_check1", "turn", "answer = '{}'"),
+    ("turn_check2", "turn", "role = 'assistant', route = 'casual'"),
 ]
 
 
@@ -698,6 +722,17 @@ def rows(postgres_server) -> Iterator[psycopg.Connection]:
     SealedSecrets(store, MasterKeys(lambda: [b"m" * 32])).put("acme", "key", "a value that is kept", by="ada")
     store.close()
     with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO ballot (plan_id, round, draft, objections, verdict, confidence, threshold, decided, generator,"
+            " critic, judge, at) VALUES (%s, 0, 'd', 1, 'revise', 0.9, 0.95, 'revise', 1, 2, 3, now())",
+            [plan_id],
+        )
+        connection.execute(
+            "WITH made AS (INSERT INTO conversation (conversation_id, tenant, owner, created_at)"
+            " VALUES (gen_random_uuid(), 'acme', 'ada', now()) RETURNING conversation_id)"
+            " INSERT INTO turn (conversation_id, number, tenant, owner, role, content, at)"
+            " SELECT conversation_id, 1, 'acme', 'ada', 'user', 'Hello?', now() FROM made"
+        )
         yield connection
     postgres_server.drop(dsn)
 
@@ -720,7 +755,8 @@ class TestARowThatCannotBe:
              WHERE contype = 'c' AND connamespace = 'public'::regnamespace
                AND conrelid::regclass::text <> ALL(%s)
         """
-        implied = {"plan_budget_calls_check"}  # by `budget_of_calls_holds`, which speaks first
+        # by `budget_of_calls_holds`, and by what each role may have, which speak first
+        implied = {"plan_budget_calls_check", "turn_role_check"}
         assert {row[0] for row in rows.execute(query, [ELSEWHERE])} - implied == {
             constraint for constraint, _, _ in ILLEGAL
         }

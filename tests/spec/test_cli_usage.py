@@ -65,6 +65,14 @@ def test_help_does_not_wait_for_what_only_verbs_need():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_conversation_as_json_is_one_message(run):
+    code, out, err = run("chat", "--json")
+
+    assert code == exits.USAGE
+    assert "say one message" in json.loads(out)["error"]["message"]
+    assert "say one message" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -75,7 +83,6 @@ def test_help_does_not_wait_for_what_only_verbs_need():
         (["chat", "x", "--depth", "nine"], "valid integer"),
         (["chat", "x", "--depth", "9"], "1 to 5"),
         (["chat", " "], "empty"),
-        (["chat", "--json"], "say one message"),
         (["chat", "x", "--docs", "no/such/folder"], "There is no folder"),
         (["plans", "list", "--state", "odd"], "odd"),
         (["plans", "list", "--limit", "0"], "greater than or equal to 1"),
