@@ -674,6 +674,8 @@ ILLEGAL = [
     ("ballot_threshold_check", "ballot", "threshold = 0.5"),
     ("ballot_decided_check", "ballot", "decided = 'maybe'"),
     ("ballot_why_check", "ballot", "why = 'it was late'"),
+    ("reason_if_it_needs_review", "ballot", "decided = 'needs_review'"),
+    ("reason_if_it_needs_review", "ballot", "why = 'rounds'"),
     ("accepted_by_the_rules", "ballot", "decided = 'accepted'"),
     (
         "accepted_by_the_rules",
