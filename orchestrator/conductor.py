@@ -16,7 +16,7 @@ from orchestrator.domain import approval as people
 from orchestrator.domain import fork as domain_fork
 from orchestrator.domain import ooda
 from orchestrator.domain.budget import Spent
-from orchestrator.domain.consensus import Ballot
+from orchestrator.domain.consensus import Ballot, Decision
 from orchestrator.domain.errors import (
     AlreadyDecided,
     Conflict,
@@ -575,7 +575,9 @@ class Conductor:
                     desk.mark_partial()
                 if ballot is not None:
                     desk.tx.add_ballot(ballot)
-                    desk.event("ballot.cast", _told(step, ballot))
+                    if ballot.round or ballot.decided is not Decision.ACCEPTED:
+                        # that a first draft is accepted, as most are, is told by its judge's step
+                        desk.event("ballot.cast", _told(step, ballot))
                 self._plan_steps(desk, following)
             case ooda.End(state=_, partial=partial):
                 self._end(desk, PlanMove.SUCCEED, None, partial=partial, verdict=step.result.get("verdict"))

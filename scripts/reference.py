@@ -40,7 +40,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "approval.decided": "A person decided, or nobody did in time.",
     "approval.escalated": "Nobody decided in time; further roles may decide from now on.",
     "approval.requested": "A step waits for a person.",
-    "ballot.cast": "A draft was judged, and what follows was decided: `accepted`, `revise` or `needs_review`.",
+    "ballot.cast": "A draft was sent back, or needs review, or a later one is accepted: `revise`, `needs_review` or `accepted`. That a first draft is accepted is told by its judge's step alone.",
     "plan.cancelled": "Somebody ended the plan.",
     "plan.ended": "The plan reached a terminal state; `verdict` is that of its report, if it wrote one.",
     "plan.forked": "The plan continues from a step of another one; it has this event instead of `plan.submitted`.",
