@@ -56,7 +56,7 @@ bench: setup-dev ## Print what a step costs on this machine, on servers of its o
 eval: setup ## Ask questions whose answers are known, and measure the answers: ARGS="--set folder --limit 200"
 	@$(BIN)/orchestrator eval --data $(STATE)/eval $(ARGS)
 
-sbom: setup ## Write what is installed to run it, as CycloneDX, into .state/sbom.cdx.json
+sbom: setup-dev ## Write what is installed to run it, as CycloneDX, into .state/sbom.cdx.json
 	@$(BIN)/python scripts/sbom.py $(or $(ARGS),$(STATE)/sbom.cdx.json)
 
 audit-deps: $(STATE)/audit ## Ask an advisory service about every locked package; fails for those it could not ask about, too

@@ -20,11 +20,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.markers import Marker
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 NAME = "orchestrator"
 
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)(?:\s*;\s*([^\\\n]+))?", re.MULTILINE)
 _NEED = re.compile(r"^([A-Za-z0-9._-]+)")
 _NAMESPACE = uuid.UUID("6f0f8a0e-5a8e-5c07-9d5b-0d1c4b0f2a51")
 
@@ -34,8 +36,15 @@ class Different(Exception):
 
 
 def pins(lock: str) -> Mapping[str, str]:
-    """Return the version of each package that a lock file pins, by its one spelling."""
-    return {canonical(name): version for name, version in _PIN.findall(lock)}
+    """Return the version of each package that a lock file pins, by its one spelling.
+
+    Of a package that is pinned more than once it is the version for this interpreter and system.
+    """
+    found: dict[str, str] = {}
+    for name, version, marker in _PIN.findall(lock):
+        if canonical(name) not in found or Marker(marker.strip()).evaluate():
+            found[canonical(name)] = version
+    return found
 
 
 def canonical(name: str) -> str:

@@ -27,6 +27,12 @@ def asked(name, version="1", vulns=()):
     return {"name": name, "version": version, "vulns": list(vulns)}
 
 
+def test_of_a_package_that_is_pinned_twice_the_version_for_this_interpreter_counts():
+    lock = 'soup==1 ; python_full_version < "3" \\\n    --hash=sha256:00\nsoup==2 ; python_full_version >= "3" \\\n'
+    assert sbom.pins(lock) == {"soup": "2"}
+    assert sbom.pins("\n".join(reversed(lock.splitlines()))) == {"soup": "2"}
+
+
 class TestTheBillOfMaterials:
     BILL = sbom.bill(PINNED, now=NOON)
 

@@ -149,12 +149,13 @@ def test_no_message_ends_a_worker_and_each_that_cannot_be_handled_is_a_dead_lett
 
 @pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")
 def test_a_queue_that_goes_while_a_worker_connects_does_not_end_the_worker(vhost, monkeypatch):
-    consume, went, came = amqp.Channel.basic_consume, [], threading.Event()
+    consume, went, gone, came = amqp.Channel.basic_consume, [], threading.Event(), threading.Event()
 
     def too_late(channel, queue="", *rest, **named):
         if not went:
             went.append(queue)
             channel.queue_delete(queue)
+            gone.set()
         return consume(channel, queue, *rest, **named)
 
     monkeypatch.setattr(amqp.Channel, "basic_consume", too_late)
@@ -163,7 +164,7 @@ def test_a_queue_that_goes_while_a_worker_connects_does_not_end_the_worker(vhost
     thread = threading.Thread(target=worker.start, daemon=True)
     thread.start()
     try:
-        until(lambda: went or not thread.is_alive())
+        until(lambda: gone.is_set() or not thread.is_alive())
         publish(vhost, topology.STEP_QUEUES[0], framed(arguments=[told(NOWHERE)]))
         assert came.wait(30)
     finally:

@@ -312,8 +312,11 @@ class _Home:
 
 
 _ASK: Final = """
-import json, sys, sysconfig
-print(json.dumps([sys.executable, sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib")]))
+import json, os, sys, sysconfig
+links = [sys.executable]
+while os.path.islink(links[-1]):
+    links.append(os.path.normpath(os.path.join(os.path.dirname(links[-1]), os.readlink(links[-1]))))
+print(json.dumps([links, sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib")]))
 """
 
 
@@ -322,7 +325,8 @@ def _home_of(python: str) -> _Home:
         asked = subprocess.run(
             [python, "-I", "-c", _ASK], capture_output=True, check=True, timeout=30, env={}, text=True
         )
-        executable, *prefixes, library = json.loads(asked.stdout)
+        programs, *prefixes, library = json.loads(asked.stdout)
+        executable = programs[0]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise SandboxUnavailable(
             f"The interpreter {python} for generated code does not run ({error}). Correct sandbox_python."
@@ -334,8 +338,10 @@ def _home_of(python: str) -> _Home:
         )
     folders, links = [], {}
     for prefix in dict.fromkeys(prefixes):
-        # the whole machine's prefix holds every program there is: only the interpreter of it is taken
-        folders += [executable, library] if prefix == "/usr" else [prefix]
+        # the whole machine's prefix holds every program there is: only the interpreter of it is taken, under each of
+        # the names by which an environment may point to it
+        under = [path for path in programs if Path(path).is_relative_to("/usr")]
+        folders += [*under, library] if prefix == "/usr" else [prefix]
     for name in ("lib", "lib64"):
         own = Path("/", name)
         if own.is_symlink():
