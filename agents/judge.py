@@ -16,7 +16,7 @@ from agents.portions import portions
 from agents.toolbox import Assignment, Toolbox
 from orchestrator.domain.consensus import Opinion, Verdict, opinion, worst
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Agent, Fact, Json, Step, StepState, digest
+from orchestrator.domain.plan import Agent, Fact, Json, Step, digest
 from orchestrator.domain.report import plain
 
 PROMPT: Final = "judge/1"
@@ -46,7 +46,7 @@ ONE_SOURCE: Final = 0.95
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     """Return `accept`, `revise` or `reject`, with the confidence and the reasons, and what is judged."""
-    drafts = _finished(assignment.steps, Agent.GENERATOR)
+    drafts = assignment.finished(Agent.GENERATOR)
     sections = drafts[-1].result.get("sections", []) if drafts else []
     critique = assignment.latest(Agent.CRITIC)
     sentences = [s for section in _listed(sections) for s in section["sentences"]]
@@ -59,7 +59,7 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     if grave and said.verdict is Verdict.ACCEPT:
         why = f"Sentences that their evidence does not bear out: {grave}."
         said = Opinion(Verdict.REVISE, said.confidence, (why, *said.reasons))
-    critics = _finished(assignment.steps, Agent.CRITIC)
+    critics = assignment.finished(Agent.CRITIC)
     result: dict[str, Json] = {
         "confidence": said.confidence,
         "reasons": list(said.reasons),
@@ -144,10 +144,6 @@ def _laid_out(
             "critic": objection.get("verdict", "unsupported") if objection else "supported",
             "why": objection["why"] if objection else "",
         }
-
-
-def _finished(steps: Sequence[Step], agent: Agent) -> list[Step]:
-    return [s for s in steps if s.agent is agent and s.state is StepState.SUCCEEDED]
 
 
 def _listed(sections: Any) -> Sequence[Mapping[str, Any]]:

@@ -34,7 +34,7 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
     """Return `sufficient`, `narrow` with what to look up next, or `exhausted`; the result says what counts and why."""
     aside = _set_aside(assignment)
     facts = [fact for fact in assignment.facts if fact.name not in aside]
-    found = contradictions.find(facts, lambda fact: _vintage(fact, toolbox))
+    found = contradictions.find(facts, lambda fact: vintage.of_fact(fact, toolbox.evidence))
     for one in found:
         if one.preferred is not None:
             value = one.values[one.facts.index(one.preferred)]
@@ -68,14 +68,6 @@ def _questions(assignment: Assignment) -> Sequence[str]:
     return list(
         dict.fromkeys([*assignment.asked, *(str(b["question"]) for b in left_out if "question" in b)])
     )
-
-
-def _vintage(fact: Fact, toolbox: Toolbox) -> contradictions.Vintage | None:
-    """How current a fact's document is; `None` for what a question about the past asks for."""
-    if vintage.wanted(fact.question, fact.locator):
-        return None
-    evidence = toolbox.evidence(fact.evidence)
-    return None if evidence is None else vintage.of(evidence.locator, evidence.title, evidence.text)
 
 
 # --- what counts ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from agents.toolbox import AGAINST, Assignment, Toolbox
 from orchestrator.domain import ooda
 from orchestrator.domain.consensus import doubt, stands
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Agent, Fact, Phase, Step, StepState
+from orchestrator.domain.plan import Agent, Phase, Step, StepState
 from orchestrator.domain.report import build
 
 EXTRACTIVE = "Extractive: no language model; every sentence is quoted word for word from its source."
@@ -47,11 +47,11 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
             *_refusal(assignment),
             *_notes(planned),
             *_superseded(assignment),
-            *_doubts(_judged(assignment)),
+            *_doubts(assignment.finished(Agent.JUDGE)),
         ],
         contradictions=kept.get("contradictions", []),
         against=_against(assignment),
-        vintage_of=lambda fact: _vintage(fact, toolbox),
+        vintage_of=lambda fact: vintage.of_fact(fact, toolbox.evidence),
     )
     return Completed("written", report=report, result={"verdict": report["verdict"]})
 
@@ -70,20 +70,8 @@ def _verdict(assignment: Assignment) -> str:
     routed = _routed(assignment)
     if routed:
         return _AT_ONCE[routed]
-    judged = _judged(assignment)
+    judged = assignment.finished(Agent.JUDGE)
     return "answered" if judged and stands(judged[-1]) else "needs_review"
-
-
-def _judged(assignment: Assignment) -> Sequence[Step]:
-    return [s for s in assignment.steps if s.agent is Agent.JUDGE and s.state is StepState.SUCCEEDED]
-
-
-def _vintage(fact: Fact, toolbox: Toolbox) -> vintage.Vintage | None:
-    """How current a fact's document is; `None` for what a question about the past asks for."""
-    if vintage.wanted(fact.question, fact.locator):
-        return None
-    evidence = toolbox.evidence(fact.evidence)
-    return None if evidence is None else vintage.of(evidence.locator, evidence.title, evidence.text)
 
 
 def _method(assignment: Assignment, toolbox: Toolbox, verdict: str) -> str:

@@ -134,8 +134,12 @@ class Assignment:
 
     def latest(self, agent: Agent) -> Mapping[str, Any]:
         """What that agent last came to in this plan; empty if it has not finished a step."""
-        done = [s for s in self.steps if s.agent is agent and s.state is StepState.SUCCEEDED]
+        done = self.finished(agent)
         return done[-1].result if done else {}
+
+    def finished(self, agent: Agent) -> Sequence[Step]:
+        """The steps of that agent that succeeded, in order."""
+        return [s for s in self.steps if s.agent is agent and s.state is StepState.SUCCEEDED]
 
     @property
     def most_sources(self) -> int | None:

@@ -11,12 +11,14 @@ year, says nothing: "superseded by the 2026 brief" is about the document, "this 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
 from typing import Final
 
 from agents import terms
+from orchestrator.domain.plan import Evidence, Fact
 
 _HEAD: Final = 1_500
 """Characters of a document in which it says what it is."""
@@ -37,6 +39,14 @@ def of(locator: str, title: str, text: str) -> Vintage:
     why = _superseded_by_name(locator) or _superseded_by_head(title, head)
     dated = _date_in_head(head) or _date_in_name(locator) or _date_in_title(title)
     return Vintage(dated, bool(why), why)
+
+
+def of_fact(fact: Fact, evidence_of: Callable[[str], Evidence | None]) -> Vintage | None:
+    """Return how current a fact's document is; `None` for one that a question about the past asks for."""
+    if wanted(fact.question, fact.locator):
+        return None
+    evidence = evidence_of(fact.evidence)
+    return None if evidence is None else of(evidence.locator, evidence.title, evidence.text)
 
 
 def asks_for_the_past(question: str) -> bool:

@@ -359,14 +359,10 @@ class Dialogue:
         self, tx: PgTx, who: Principal, kind: str, conversation_id: str, details: Mapping[str, Json]
     ) -> None:
         """Append to the chain of the tenant what happened, and never what was said."""
-        said: dict[str, Json] = {
-            "action": "chat.interact",
-            "actor": who.name,
-            "resource": f"conversation:{conversation_id}",
-            "details": dict(details),
-            "session_id": conversation_id,
-        }
-        ledger.append(tx, self._sealer, tenant=who.tenant, by=who.name, kind=kind, said=said)
+        resource = f"conversation:{conversation_id}"
+        ledger.note_action(
+            tx, self._sealer, who, kind, "chat.interact", resource, details, session=conversation_id
+        )
 
 
 def _report(

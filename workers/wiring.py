@@ -87,12 +87,24 @@ def stops(settings: Settings) -> Stops:
     return Stops(settings.stops, may_be_missing=not settings.stops_file)
 
 
-def granted() -> Mapping[str, Sequence[str]]:
-    """Return what each agent's profile grants, by the agent's name. Raises `Misconfigured`."""
+def _profiles() -> Mapping[str, profiles.Profile]:
     try:
-        return {name: found.capabilities for name, found in profiles.load(house.path("agents")).items()}
+        return profiles.load(house.path("agents"))
     except profiles.ProfileError as error:
         raise Misconfigured(str(error)) from error
+
+
+def _offered(settings: Settings, tools: registry.Registry | None = None) -> registry.Registry:
+    """The tools that this machine can offer, of these or of the registry's file."""
+    try:
+        return offer.offered(tools or registry.load(settings.tool_registry), settings)
+    except registry.RegistryError as error:
+        raise Misconfigured(str(error)) from error
+
+
+def granted() -> Mapping[str, Sequence[str]]:
+    """Return what each agent's profile grants, by the agent's name. Raises `Misconfigured`."""
+    return {name: found.capabilities for name, found in _profiles().items()}
 
 
 def known(settings: Settings) -> Known:
@@ -109,20 +121,13 @@ def known(settings: Settings) -> Known:
 
 def charters() -> Callable[[str], str]:
     """Return what tells what an agent's profile tells its model. Raises `Misconfigured`."""
-    try:
-        found = profiles.load(house.path("agents"))
-    except profiles.ProfileError as error:
-        raise Misconfigured(str(error)) from error
+    found = _profiles()
     return lambda agent: found[agent].charter if agent in found else ""
 
 
 def cards(settings: Settings) -> Callable[[str], Sequence[ToolCard]]:
     """Return what tells which tools an agent may know of here. Raises `Misconfigured`."""
-    try:
-        tools = offer.offered(registry.load(settings.tool_registry), settings)
-        found = profiles.load(house.path("agents"))
-    except (profiles.ProfileError, registry.RegistryError) as error:
-        raise Misconfigured(str(error)) from error
+    tools, found = _offered(settings), _profiles()
     return lambda agent: cards_of(tools, found, agent)
 
 
@@ -142,15 +147,11 @@ class Hands:
         self.alive = Alive(opened.dsn)
         from_file = tools is None
         try:
-            profiles_by_name = profiles.load(house.path("agents"))
-            tools = tools or registry.load(settings.tool_registry)
-            tools = offer.offered(tools, settings)
+            profiles_by_name = _profiles()
+            tools = _offered(settings, tools)
             models = catalogue.of(settings)
             decider = enforcer(settings)
             own = _builtins(opened, models, lambda: gate.labelled)
-        except (profiles.ProfileError, registry.RegistryError) as error:
-            self.alive.close()
-            raise Misconfigured(str(error)) from error
         except Misconfigured:
             self.alive.close()
             raise
@@ -302,11 +303,7 @@ def notarise(opened: Core, stopping: threading.Event) -> None:
 def talk(opened: Core, judge: Judge) -> Talk:
     """What answers conversations by the configured model, outside of plans."""
     settings = opened.settings
-    models = catalogue.of(settings)
-    try:
-        tools = offer.offered(registry.load(settings.tool_registry), settings)
-    except registry.RegistryError as error:
-        raise Misconfigured(str(error)) from error
+    models, tools = catalogue.of(settings), _offered(settings)
     return Talk(
         opened.store,
         opened.sealer,
@@ -321,13 +318,9 @@ def talk(opened: Core, judge: Judge) -> Talk:
 def desk(opened: Core, decider: Enforcer) -> Desk:
     """What calls tools for persons, outside of plans."""
     settings = opened.settings
-    try:
-        tools = offer.offered(registry.load(settings.tool_registry), settings)
-        known_profiles = profiles.load(house.path("agents"))
-    except (registry.RegistryError, profiles.ProfileError) as error:
-        raise Misconfigured(str(error)) from error
+    tools = _offered(settings)
     host = ToolHost(tools, _builtins(opened, catalogue.of(settings)), opened.secrets)
-    return Desk(opened.store, opened.sealer, decider, known_profiles, tools, host, known(settings))
+    return Desk(opened.store, opened.sealer, decider, _profiles(), tools, host, known(settings))
 
 
 def listener(talker: Talker) -> Listener:

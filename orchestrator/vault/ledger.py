@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID, uuid5
 
-from orchestrator.domain.identity import ApiKey
+from orchestrator.domain.identity import ApiKey, Principal
 from orchestrator.domain.plan import AuditRecord, Json
 from orchestrator.domain.secret import SecretVersion
 from orchestrator.vault.chain import Sealer
@@ -72,6 +72,28 @@ def append(
     record = sealer.seal(chain=head.chain, number=head.count + 1, kind=kind, body=body, prev=head.head)
     tx.append_to_ledger(record)
     return record
+
+
+def note_action(
+    tx: Pen,
+    sealer: Sealer,
+    who: Principal,
+    kind: str,
+    action: str,
+    resource: str,
+    details: Mapping[str, Json],
+    *,
+    session: str = "",
+) -> AuditRecord:
+    """Append what a caller did to the chain of the caller's tenant, in the form in which entries are read."""
+    said: dict[str, Json] = {
+        "action": action,
+        "actor": who.name,
+        "resource": resource,
+        "details": dict(details),
+        "session_id": session,
+    }
+    return append(tx, sealer, tenant=who.tenant, by=who.name, kind=kind, said=said)
 
 
 def note_secret(

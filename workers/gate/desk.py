@@ -19,6 +19,7 @@ from orchestrator.domain.plan import Json, digest
 from orchestrator.store import PgStore
 from orchestrator.vault import ledger
 from orchestrator.vault.chain import Sealer
+from workers.gate.gate import PASSING
 from workers.gate.policy import Decision, PolicyEnforcer, Question
 from workers.gate.stops import StopsUnreadableError
 from workers.gate.surroundings import Known, describe
@@ -28,8 +29,6 @@ from workers.toolhost.registry import Registry, ToolSpec
 ACTION: Final = "tool.call"
 AS_AGENT: Final = "researcher"
 """As whom a call is judged where the caller does not say."""
-
-_PASSING: Final = frozenset({"stopped", "schema_changed"})
 
 
 class Desk:
@@ -146,7 +145,7 @@ class Desk:
             raise Forbidden(
                 f"{tool.name} needs a person's approval for {agent}, which only a plan can wait for: {why}."
             )
-        if any(reason.reason in _PASSING for reason in decision.reasons):
+        if any(reason.reason in PASSING for reason in decision.reasons):
             raise Unavailable(f"{tool.name} is held back for now: {why}.")
         raise Forbidden(f"The policy denies {agent} the tool {tool.name}: {why}.")
 
@@ -169,13 +168,5 @@ class Desk:
             raise Unavailable(str(error)) from error
 
     def _record(self, who: Principal, tool: ToolSpec, kind: str, details: Mapping[str, Json]) -> None:
-        """Append to the chain of the caller's tenant, in the form in which the audit's entries are read."""
-        said: dict[str, Json] = {
-            "action": ACTION,
-            "actor": who.name,
-            "resource": f"tool:{tool.name}",
-            "details": dict(details),
-            "session_id": "",
-        }
         with self._store.of(who.tenant).transaction() as tx:
-            ledger.append(tx, self._sealer, tenant=who.tenant, by=who.name, kind=kind, said=said)
+            ledger.note_action(tx, self._sealer, who, kind, ACTION, f"tool:{tool.name}", details)

@@ -57,7 +57,7 @@ from workers.toolhost.registry import Registry, ToolSpec
 APPROVERS = ("approver", "operator")
 """The roles that may decide what the gate asks."""
 
-_PASSING: Final = frozenset({"stopped", "schema_changed"})
+PASSING: Final = frozenset({"stopped", "schema_changed"})
 """Objections that somebody lifts without changing the call: it is tried again, and its plan is not lost."""
 
 _CARRIERS: Final = (Agent.RESEARCHER, Agent.CODER)
@@ -286,7 +286,7 @@ class Gate:
                 f"{step.agent} wants to call {tool.name}, which needs approval.", key, tool.capability
             )
         why = ", ".join(f"{r.reason} {r.capability}".strip() for r in decision.reasons)
-        passing = [r.reason for r in decision.reasons if r.reason in _PASSING]
+        passing = [r.reason for r in decision.reasons if r.reason in PASSING]
         if passing:
             found = f" It describes itself as {_found(call)}." if "schema_changed" in passing else ""
             raise CallFailed(passing[0], f"Policy {decision.revision} holds {tool.name} back: {why}.{found}")

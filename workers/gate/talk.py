@@ -146,13 +146,5 @@ class Talk:
         return decision
 
     def _record(self, who: Principal, tool: ToolSpec, kind: str, details: Mapping[str, Json]) -> None:
-        """Append to the chain of the caller's tenant, in the form in which the audit's entries are read."""
-        said: dict[str, Json] = {
-            "action": _ACTION,
-            "actor": who.name,
-            "resource": f"tool:{tool.name}",
-            "details": dict(details),
-            "session_id": "",
-        }
         with self._store.of(who.tenant).transaction() as tx:
-            ledger.append(tx, self._sealer, tenant=who.tenant, by=who.name, kind=kind, said=said)
+            ledger.note_action(tx, self._sealer, who, kind, _ACTION, f"tool:{tool.name}", details)
