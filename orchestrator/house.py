@@ -21,3 +21,12 @@ def path(name: str) -> Path:
     raise FileNotFoundError(
         f"{name} did not come with this installation of the orchestrator; install it again."
     )
+
+
+def stamp(file: Path) -> tuple[int, ...]:
+    """Return what changes whenever a file is written or replaced; nothing where there is none to be seen."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)

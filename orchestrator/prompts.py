@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator import house
 from orchestrator.domain.errors import InvalidRequest, Misconfigured
 from orchestrator.domain.plan import DEPTHS
 from orchestrator.telemetry import log
@@ -69,14 +70,14 @@ class Book:
     def __init__(self, path: Path) -> None:
         """Read the file; raises `Misconfigured`."""
         self._path = path
-        self._seen = self._stamp()
+        self._seen = house.stamp(self._path)
         self._prompts = load(path)
         self._lock = threading.Lock()
 
     def current(self) -> Prompts:
         """Return what the file says; where what it says now is not valid, what it said before."""
         with self._lock:
-            stamp = self._stamp()
+            stamp = house.stamp(self._path)
             if stamp != self._seen:
                 self._seen = stamp
                 self._take_up()
@@ -89,13 +90,6 @@ class Book:
             log.error("prompts.refused", error=str(error), version=self._prompts.version)
         else:
             log.warning("prompts.reloaded", version=self._prompts.version, domains=len(self._prompts.domains))
-
-    def _stamp(self) -> tuple[int, ...]:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return ()
-        return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)

@@ -6,10 +6,10 @@ tests. A folder that was refused is not tried again before it changes.
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from orchestrator.telemetry import log
+from workers import again
 from workers.gate.policy import EmbeddedEnforcer, PolicyLoadError
 
 
@@ -23,13 +23,7 @@ class Watch:
 
     def start(self, every_s: float) -> None:
         """Look every so many seconds for as long as the process lasts."""
-        pause = threading.Event()  # never set: the thread ends with its process
-
-        def watch() -> None:
-            while not pause.wait(every_s):
-                self.look()
-
-        threading.Thread(target=watch, name="policy", daemon=True).start()
+        again.every(every_s, self.look, name="policy")
 
     def look(self) -> bool:
         """Take up what has changed since the last look; whether another policy is in force now."""

@@ -10,14 +10,15 @@ nothing from starting, since it may be back by the time it is called.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from orchestrator import house
 from orchestrator.telemetry import log
+from workers import again
 from workers.toolhost.host import ToolFailure, ToolHost
 from workers.toolhost.registry import Registry, RegistryError, load
 
@@ -91,21 +92,15 @@ class RegistryWatch:
         self._offered = offered
         self._trial = trial
         self._holders = holders
-        self._seen = self._stamp()
+        self._seen = house.stamp(self._path)
 
     def start(self, every_s: float) -> None:
         """Look every so many seconds for as long as the process lasts."""
-        pause = threading.Event()  # never set: the thread ends with its process
-
-        def watch() -> None:
-            while not pause.wait(every_s):
-                self.look()
-
-        threading.Thread(target=watch, name="registry", daemon=True).start()
+        again.every(every_s, self.look, name="registry")
 
     def look(self) -> bool:
         """Take up what has changed since the last look; whether another registry is in force now."""
-        stamp = self._stamp()
+        stamp = house.stamp(self._path)
         if stamp == self._seen:
             return False
         self._seen = stamp
@@ -136,10 +131,3 @@ class RegistryWatch:
             check(new, trial, changed)
         finally:
             trial.close()
-
-    def _stamp(self) -> tuple[int, ...]:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return ()
-        return (found.st_ino, found.st_size, found.st_mtime_ns)
