@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 
 from agents import vintage
+from orchestrator.domain.plan import Evidence, Fact
 
 
 class TestADocumentIsSuperseded:
@@ -126,3 +127,20 @@ class TestAQuestion:
     def test_that_names_a_document_wants_that_one(self):
         assert vintage.wanted("What does PEP 345 specify?", "pep-0345.rst")
         assert not vintage.wanted("What does PEP 566 specify?", "pep-0345.rst")
+
+
+class TestOfAFact:
+    STORED = Evidence.of("Status: Superseded\n\nThe fleet has 26 sites.", locator="archive/q1_2024_report.md")
+
+    def fact(self, question):
+        return Fact(3, 1, "26 sites", self.STORED.sha256, 0, 8, self.STORED.locator, question=question)
+
+    def test_is_that_of_the_document_it_is_quoted_from(self):
+        found = vintage.of_fact(self.fact("How many sites are there?"), {self.STORED.sha256: self.STORED}.get)
+        assert found is not None
+        assert found.superseded
+
+    def test_is_none_where_the_past_was_asked_for_or_the_document_is_gone(self):
+        stored = {self.STORED.sha256: self.STORED}.get
+        assert vintage.of_fact(self.fact("How many sites were there in 2024?"), stored) is None
+        assert vintage.of_fact(self.fact("How many sites are there?"), lambda _: None) is None
