@@ -6,6 +6,8 @@ import contextlib
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +31,20 @@ from workers import celery_app
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 DOCUMENT = "# Rim locks\n\nA rim lock is screwed to the surface of the door.\n"
+TOLD_BEFORE_IT_LISTENS = """
+import signal
+import uvicorn
+from workers import cli
+
+run = uvicorn.Server.run
+
+def told_before(server, sockets=None):
+    signal.raise_signal(signal.SIGTERM)
+    run(server, sockets)
+
+uvicorn.Server.run = told_before
+raise SystemExit(cli.run(["serve", "api", "--no-work", "--port", "0"]))
+"""
 GARBAGE = b"\x00\xff{]" * 2_500_000
 
 
@@ -353,4 +369,17 @@ def test_every_other_process_ends_promptly_and_well_when_it_is_told_to(fleet, ro
 
     member.process.terminate()
 
-    assert member.process.wait(10) == 0, fleet.logs()
+    assert member.process.wait(30) == 0, fleet.logs()
+
+
+def test_the_api_ends_when_it_is_told_to_before_its_server_listens_to_signals(fleet):
+    told = subprocess.run(
+        [sys.executable, "-c", TOLD_BEFORE_IT_LISTENS],
+        env=fleet.environment,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert b"Serving" in told.stderr
+    assert told.returncode == 0, told.stderr

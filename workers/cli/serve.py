@@ -160,10 +160,17 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
         timeout_graceful_shutdown=_GRACE_S,
     )
     with _listening(config) as listener:
+        server = _server(config, stopping)
+
+        def told(*_: object) -> None:
+            # before the server handles signals, this ends it as soon as it has begun; after, it has been obeyed
+            stopping.set()
+            server.should_exit = True
+
+        signal.signal(signal.SIGTERM, told)
         shown = f"[{host}]" if ":" in host else host
         view.tell(f"Serving on http://{shown}:{listener.getsockname()[1]} — Ctrl-C stops.", "green")
-        signal.signal(signal.SIGTERM, lambda *_: None)  # once served to the end, it has been obeyed
-        _server(config, stopping).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def _refuse_exposed(core: Core) -> None:
