@@ -256,7 +256,7 @@ class TestResearch:
             for number, after in ((signal.SIGINT, "submitted"), (signal.SIGTERM, "Going on with"))
         )
 
-        code, out, err = home.research(goal, "--json")
+        code, out, err = home.research(goal, "--depth", "5", "--json")
 
         assert interrupted[:2] == (130, "")
         assert terminated[:2] == (143, "")
@@ -268,8 +268,8 @@ class TestResearch:
 
     @staticmethod
     def stop(home, goal, number, after):
-        """Start the research, and send it a signal once it says something."""
-        process = home.start("research", goal, "--docs", str(home.docs))
+        """Start the research, so deep that it is not done at once, and send it a signal once it says something."""
+        process = home.start("research", goal, "--docs", str(home.docs), "--depth", "5")
         try:
             while after not in (line := process.stderr.readline()):
                 assert line, "the program ended before it began"
