@@ -318,6 +318,28 @@ class TestARedirect:
             guard.fetch(f"https://site.example:{page.port}/")
         assert refused.value.reason == reason
 
+    @pytest.mark.parametrize(
+        "within", [[["site.example"]], [["*"], ["*.site.example", "site.example"]], [["other.example"]], [[]]]
+    )
+    def test_leads_nowhere_that_a_narrower_list_does_not(self, guard, page, within):
+        page.answer = redirect(f"https://other.example:{page.port}/there")
+
+        with pytest.raises(Refused) as refused:
+            guard.fetch(f"https://site.example:{page.port}/", within=within)
+
+        assert refused.value.reason == "host_not_left"
+        assert "other.example" not in page.sni
+
+    def test_is_followed_to_a_host_that_every_list_leads_to(self, guard, page):
+        answers = iter([redirect(f"https://other.example:{page.port}/there"), HELLO])
+        page.answer = lambda connection, *_: connection.sendall(next(answers))
+
+        fetched = guard.fetch(
+            f"https://site.example:{page.port}/", within=[["*"], ["site.example", "*.example"]]
+        )
+
+        assert fetched.redirects == 1
+
     def test_to_a_name_that_moved_meanwhile_is_judged_by_its_new_address(self, guard, page):
         page.answer = redirect("/again")
         answers = iter([["127.0.0.1"], ["169.254.169.254"]])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from mcp.server.mcpserver import Context, MCPServer
 
 from agents.toolbox import ToolResult
 from orchestrator.domain.errors import Misconfigured
@@ -13,6 +14,7 @@ from workers.gate import reach
 from workers.gate.gate import CallFailed, CallHeld, CallRefused
 from workers.gate.stops import Stops, put
 from workers.gate.surroundings import Known
+from workers.toolhost.host import EGRESS_META, ToolHost
 from workers.toolhost.registry import Registry
 
 MAY = ("documents.read", "repo.write", "github.write", "network.egress", "code.exec")
@@ -234,3 +236,45 @@ class TestTheHostsOfTenants:
         with pytest.raises(CallRefused, match=r"egress_denied elsewhere\.example"):
             guarded.call(claimed, "look", {"url": "https://elsewhere.example/"}, occurrence=0)
         assert work.witness.calls == []
+
+
+class Reaching:
+    """A tool host that remembers which hosts were left to each call."""
+
+    def __init__(self, host):
+        self._host = host
+        self.reach = []
+
+    def call(self, tool, arguments, *, reach, **rest):
+        self.reach.append([list(hosts) for hosts in reach])
+        return self._host.call(tool, arguments, reach=reach, **rest)
+
+
+class TestTheHostsThatAreLeft:
+    def test_to_tenant_and_agent_go_with_the_call_for_every_hop_of_it(self, work):
+        host = Reaching(work.host)
+        reader = replace(profile(Agent.RESEARCHER, *MAY), egress_hosts=("www.example.org", "example.net"))
+        guarded = work.gate(
+            host=host,
+            profiles={Agent.RESEARCHER: reader},
+            known=Known(egress=("*",), tenants={"default": ("*.example.org",), "another": ()}),
+        )
+
+        guarded.call(work.claim(), "look", {}, occurrence=0)
+
+        assert host.reach == [[["*.example.org"], ["www.example.org", "example.net"]]]
+
+    def test_are_none_for_a_call_that_does_not_say(self, work):
+        seen = []
+        server = MCPServer(name="witness", log_level="CRITICAL")
+
+        @server.tool()
+        def look(context: Context) -> dict[str, object]:
+            seen.append(context.request_context.meta[EGRESS_META])
+            return {}
+
+        host = ToolHost(work.tools, {"documents": lambda: server})
+        host.call(work.tools.tools["look"], {}, timeout_s=5, key="k")
+        host.close()
+
+        assert seen == [[[]]]  # one list, and no host on it

@@ -16,6 +16,7 @@ from tests.contract.workbench import ROOT, opened, spec
 from workers.gate.gate import CallRefused, _as_evidence
 from workers.toolhost import offer, registry, web
 from workers.toolhost.egress import Guard, Rules
+from workers.toolhost.host import EGRESS_META, TENANT_META
 
 HTML = b"""<!doctype html><html><head><title>Whales</title><script>evil()</script></head>
 <body><nav>menu</nav><h1>Whales</h1><p>Blue whales eat <b>krill</b>.</p></body></html>"""
@@ -45,10 +46,10 @@ def server(page, authority):
     )
 
 
-def fetch(server, url):
+def fetch(server, url, **meta):
     async def call():
         async with Client(server) as client:
-            return await client.call_tool("fetch_url", {"url": url})
+            return await client.call_tool("fetch_url", {"url": url}, meta=meta or {EGRESS_META: []})
 
     return anyio.run(call)
 
@@ -113,6 +114,23 @@ class TestFetchUrl:
         result = fetch(server, url)
 
         assert result.is_error
+        assert page.asked == []
+
+    def test_asks_no_host_beyond_those_that_are_left_to_the_call(self, server, page):
+        result = fetch(
+            server, f"https://site.example:{page.port}/", **{EGRESS_META: [["*"], ["other.example"]]}
+        )
+
+        assert result.is_error
+        assert "site.example is not among those left to this call" in result.content[0].text
+        assert page.asked == []
+
+    @pytest.mark.parametrize("told", [{TENANT_META: "acme"}, {EGRESS_META: "*"}, {EGRESS_META: ["*"]}])
+    def test_asks_nobody_where_it_is_not_told_which_hosts_are_left(self, server, page, told):
+        result = fetch(server, f"https://site.example:{page.port}/", **told)
+
+        assert result.is_error
+        assert "Nobody said which hosts" in result.content[0].text
         assert page.asked == []
 
 

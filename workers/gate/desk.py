@@ -88,7 +88,14 @@ class Desk:
         told = {"decision_id": decision.decision_id, "effect": decision.effect, "revision": decision.revision}
         self._record(who, tool, "tool_called", {**details, "decision": told})
         try:
-            came = self._host.call(tool, arguments, timeout_s=tool.timeout_s, key=asked, tenant=who.tenant)
+            came = self._host.call(
+                tool,
+                arguments,
+                timeout_s=tool.timeout_s,
+                key=asked,
+                tenant=who.tenant,
+                reach=self._known.narrowed(who.tenant, self._profiles[agent or AS_AGENT].egress_hosts),
+            )
         except ToolFailure as failure:
             ended = "unknown" if failure.unsure else "failed"
             self._record(who, tool, "tool_error", {**details, "state": ended, "reason": failure.reason})

@@ -364,13 +364,16 @@ class Gate:
     ) -> ToolResult:
         self._crash_point("after_intent")
         started = time.monotonic()
+        tenant, profile = claimed.plan.tenant, self._profiles.get(claimed.step.agent)
         try:
             content = self._host.call(
                 tool,
                 ask.arguments,
                 timeout_s=timeout_s,
                 key=idempotency_key,
-                tenant=claimed.plan.tenant,
+                tenant=tenant,
+                # judged again on every hop: the policy saw the first address, and not where that leads
+                reach=self._known.narrowed(tenant, profile.egress_hosts if profile else None),
             )
         except ToolFailure as failure:
             state = CallState.UNKNOWN if failure.unsure else CallState.FAILED

@@ -62,6 +62,10 @@ class Known:
     walled: Callable[[], bool] = lambda: False
     reaches: Mapping[str, str] = field(default_factory=dict)
 
+    def narrowed(self, tenant: str, agent_hosts: Sequence[str] | None) -> Sequence[Sequence[str]]:
+        """Return the lists that leave a tenant and an agent fewer hosts than there are; each must name a host."""
+        return [hosts for hosts in (self.tenants.get(tenant), agent_hosts) if hosts is not None]
+
 
 def describe(
     known: Known,
@@ -89,11 +93,7 @@ def describe(
         "stops": list(known.stops.of(tenant=tenant, tool=tool.name, plan_id=plan_id)),
         "hosts": list(goes),
         "egress": [*map(_entry, known.egress), *own],
-        "narrowed": [
-            [_entry(pattern) for pattern in narrower]
-            for narrower in (known.tenants.get(tenant), agent_hosts)
-            if narrower is not None
-        ],
+        "narrowed": [[*map(_entry, narrower)] for narrower in known.narrowed(tenant, agent_hosts)],
         "taint": list(taint(calls, tools)),
         "schema": {"pinned": tool.schema_sha256, "found": schema() if tool.schema_sha256 else ""},
         "sandbox": "" if tool.capability != CODE else "enforced" if known.walled() else "withheld",

@@ -24,7 +24,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import quote, urljoin, urlsplit
@@ -65,6 +65,13 @@ class Unreachable(Exception):
         self.detail = detail
 
 
+def admits(hosts: Collection[str], host: str) -> bool:
+    """Tell whether a list of names, `*.` and a name, or `*`, leads to a normalised host name."""
+    parents = host.split(".")[1:]
+    below = {"*." + ".".join(parents[at:]) for at in range(len(parents))}
+    return "*" in hosts or host in hosts or not below.isdisjoint(hosts)
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What may be fetched, and how much of it.
@@ -93,9 +100,7 @@ class Rules:
 
     def admit(self, host: str) -> bool:
         """Tell whether a normalised host name is on the list."""
-        parents = host.split(".")[1:]
-        below = {"*." + ".".join(parents[at:]) for at in range(len(parents))}
-        return "*" in self.hosts or host in self.hosts or not below.isdisjoint(self.hosts)
+        return admits(self.hosts, host)
 
     def reads(self, media_type: str) -> bool:
         """Tell whether text can be made of this kind of answer."""
@@ -148,11 +153,14 @@ class Guard:
     also: Callable[[Address], bool] = lambda _: False
     tls: Callable[[], ssl.SSLContext] = field(default=ssl.create_default_context)
 
-    def fetch(self, url: str) -> Page:
-        """Return a page; raises `Refused` or `Unreachable` with a sentence."""
+    def fetch(self, url: str, *, within: Sequence[Collection[str]] = ()) -> Page:
+        """Return a page; raises `Refused` or `Unreachable` with a sentence.
+
+        `within` are lists of hosts besides the rules' own: each must lead to every host that is asked on the way.
+        """
         deadline = time.monotonic() + self.rules.total_s
         try:
-            page = self._followed(url, deadline)
+            page = self._followed(url, deadline, within)
         except Refused as refusal:
             log.warning("egress.refused", reason=refusal.reason)
             raise
@@ -179,10 +187,14 @@ class Guard:
             return answer
         raise Refused("redirected", f"{target.host} leads on, which is not followed with a key in hand.")
 
-    def _followed(self, url: str, deadline: float) -> Page:
+    def _followed(self, url: str, deadline: float, within: Sequence[Collection[str]]) -> Page:
         before = ""
         for redirects in range(MOST_REDIRECTS + 1):
             target = self._admitted(url)
+            if not all(admits(hosts, target.host) for hosts in within):
+                raise Refused(
+                    "host_not_left", f"The host {target.host} is not among those left to this call."
+                )
             if before == "https" and target.scheme != "https":
                 raise Refused("downgraded", f"{target.host} was reached over https and leads to plain http.")
             answer = self._asked(target, deadline)

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -54,6 +54,9 @@ WITHIN_META = "orchestrator/within_s"
 
 TENANT_META: Final = "orchestrator/tenant"
 """The name under which a server that comes with the product is told whose plan calls; no other server is."""
+
+EGRESS_META: Final = "orchestrator/egress"
+"""The name under which such a server is told which hosts are left to the call: lists, each of which must name a host."""
 
 
 class ToolFailure(Exception):
@@ -103,16 +106,28 @@ class ToolHost:
         self._lock = threading.Lock()
 
     def call(
-        self, tool: ToolSpec, arguments: Mapping[str, Any], *, timeout_s: float, key: str, tenant: str = ""
+        self,
+        tool: ToolSpec,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        key: str,
+        tenant: str = "",
+        reach: Sequence[Sequence[str]] = ((),),
     ) -> Mapping[str, Any]:
         """Return a tool's structured answer within `timeout_s` seconds, or raise `ToolFailure`.
 
-        Whose plan it is, `tenant` says: a server that names secrets is given this tenant's.
+        Whose plan it is, `tenant` says: a server that names secrets is given this tenant's. `reach` are lists of hosts,
+        each of which must name whatever host is asked, where the call leads on, too; by itself a call reaches none.
         """
         given = self._given(tool.server, tenant)
+        meta: dict[str, Any] = {KEY_META: key}
+        if self._spec(tool.server).builtin is not None:  # no child needs to know whose call it is
+            hosts = [list(hosts) for hosts in reach]
+            meta |= {WITHIN_META: timeout_s, TENANT_META: tenant, EGRESS_META: hosts}
         try:
             with self._using(given) as session:
-                return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key, tenant))
+                return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, meta))
         except ToolFailure as failure:
             if not given.veil:
                 raise
@@ -128,10 +143,9 @@ class ToolHost:
         tool: ToolSpec,
         arguments: Mapping[str, Any],
         timeout_s: float,
-        key: str,
-        tenant: str,
+        meta: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        waiting = session.submit(session.call(tool.name, dict(arguments), timeout_s, key, tenant))
+        waiting = session.submit(session.call(tool.name, dict(arguments), timeout_s, meta))
         try:
             result = waiting.result(timeout_s + 1.0)
         except (concurrent.futures.TimeoutError, TimeoutError):
@@ -362,14 +376,9 @@ class _Session:
         finally:
             printed.close()
 
-    async def call(
-        self, tool: str, arguments: dict[str, Any], timeout_s: float, key: str, tenant: str
-    ) -> CallToolResult:
+    async def call(self, tool: str, arguments: dict[str, Any], timeout_s: float, meta: Any) -> CallToolResult:
         if self._client is None:
             raise ConnectionError("the connection is closed")
-        meta: Any = {KEY_META: key}
-        if isinstance(self._target, MCPServer):  # one of ours: no child needs to know whose call it is
-            meta |= {WITHIN_META: timeout_s, TENANT_META: tenant}
         return await asyncio.wait_for(
             self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s, meta=meta),
             timeout_s + 0.5,

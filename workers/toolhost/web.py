@@ -1,13 +1,15 @@
 """Offers pages of the web as an MCP server; the egress guard decides which.
 
-One tool, `fetch_url(url)`, returns one page's text, as it was when it was fetched.
+One tool, `fetch_url(url)`, returns one page's text, as it was when it was fetched. Which hosts are left to the tenant and
+the agent of a call, the gate says with it, and no argument can; where nobody says so, nothing is fetched.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Final
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from pydantic import Field
@@ -15,6 +17,7 @@ from pydantic import Field
 from workers.toolhost import egress
 from workers.toolhost.documents import reading
 from workers.toolhost.documents.server import Fetched
+from workers.toolhost.host import EGRESS_META
 
 _READS: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
@@ -32,11 +35,12 @@ def build(guard: egress.Guard) -> MCPServer:
 
     @server.tool(title="Fetch a page", annotations=_READS)
     def fetch_url(
+        context: Context,
         url: Annotated[str, Field(description="An address that begins with https://, of an allowed host.")],
     ) -> Fetched:
         """Return the text of one page of the web; its locator is where it was in the end."""
         try:
-            page = guard.fetch(url)
+            page = guard.fetch(url, within=_left(context))
         except (egress.Refused, egress.Unreachable) as error:
             raise ToolError(error.detail) from error
         found = reading.read_bytes(page.body, locator=page.url, media_type=page.media_type)
@@ -54,3 +58,10 @@ def build(guard: egress.Guard) -> MCPServer:
         )
 
     return server
+
+
+def _left(context: Context) -> Sequence[Collection[str]]:
+    lists = (context.request_context.meta or {}).get(EGRESS_META)
+    if isinstance(lists, list) and all(isinstance(hosts, list) for hosts in lists):
+        return lists
+    raise ToolError("Nobody said which hosts are left to this call, so that none is asked.")
