@@ -605,6 +605,26 @@ CREATE POLICY of_tenant ON step TO orchestrator_tenant
     USING ((( SELECT p.tenant FROM plan p WHERE (p.plan_id = step.plan_id)) = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
 GRANT INSERT, SELECT, UPDATE ON step TO orchestrator_tenant;
 
+CREATE TABLE stop (
+    tenant text NOT NULL,
+    target text NOT NULL,
+    reason text NOT NULL,
+    set_by text NOT NULL,
+    set_at timestamp with time zone NOT NULL,
+    CONSTRAINT stop_pkey PRIMARY KEY (tenant, target),
+    CONSTRAINT stop_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT stop_set_by_check CHECK ((set_by <> ''::text)),
+    CONSTRAINT stop_target_check CHECK ((target ~ '^(all|(tenant|tool|agent|plan):[A-Za-z0-9 ._@+=-]{1,200})$'::text))
+);
+ALTER TABLE stop ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stop FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_fleet ON stop TO orchestrator_fleet
+    USING (true);
+CREATE POLICY of_tenant ON stop TO orchestrator_tenant
+    USING ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)))
+    WITH CHECK ((tenant = NULLIF(current_setting('app.tenant'::text, true), ''::text)));
+GRANT DELETE, INSERT, SELECT, UPDATE ON stop TO orchestrator_tenant;
+
 CREATE TABLE tenant (
     tenant text NOT NULL,
     weight real NOT NULL DEFAULT 1,

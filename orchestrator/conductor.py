@@ -835,6 +835,29 @@ class Conductor:
         }
         desk.tx.add_notification(Notification(notification_id, asked.approval_id, kind, body))
 
+    def tell_again(self, notification_id: str, *, by: str) -> Notification:
+        """Let a notification that was given up on be sent again, under the same id; its approval stays as it is.
+
+        Raises `NotFound`, or `Conflict` when it still waits or was delivered.
+        """
+        with self._store.transaction() as tx:
+            found = tx.notification(notification_id)
+            asked = tx.approval(found.approval_id) if found else None
+            if found is None or asked is None:
+                raise NotFound("notification", notification_id)
+            desk = self._open(tx, asked.plan_id)
+            if not tx.revive_notification(notification_id):
+                raise Conflict(f"Notification {notification_id} is {found.state}, and was not given up on.")
+            body: dict[str, Json] = {
+                "notification": notification_id,
+                "approval": asked.approval_id,
+                "attempts": found.attempts,
+                "error": found.error,
+                "by": by,
+            }
+            desk.audit("notification.retried", body)
+            return self._must(tx.notification(notification_id))
+
     def _after_decision(self, desk: _Desk, asked: Approval, *, approve: bool, why: str) -> None:
         ref = StepRef(asked.plan_id, asked.step)
         if approve:

@@ -46,6 +46,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.domain.secret import SealedVersion, SecretState, WrappedKey
+from orchestrator.domain.stop import EVERYWHERE, Stop
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion, Remembered
 
@@ -102,6 +103,7 @@ class InMemoryStore:
         self.letter_rows: dict[str, DeadLetter] = {}
         self.outbox: list[Message] = []
         self.tenant_rows: dict[str, tuple[Tenant, float]] = {}
+        self.stop_rows: dict[tuple[str, str], Stop] = {}
         self.schedule_rows: dict[str, Schedule] = {}
         self.firing_rows: dict[tuple[str, datetime], Firing] = {}
         self.conversation_rows: dict[str, Conversation] = {}
@@ -177,8 +179,11 @@ class _OfTenant:
             store.ballot_rows,
             store.call_rows,
             store.approval_rows,
+            store.notification_rows,
+            store.notification_due,
             store.letter_rows,
             store.tenant_rows,
+            store.stop_rows,
             store.firing_rows,
             store.conversation_rows,
             store.turn_rows,
@@ -200,6 +205,10 @@ class _OfTenant:
                 return bool(key == self._tenant)
             case Approval() | Ballot() | Call() | DeadLetter():
                 return row.plan_id in own.plan_rows
+            case Notification():
+                return row.approval_id in own.approval_rows
+            case datetime():  # when one is due
+                return key in own.notification_rows
             case Firing():
                 return row.schedule_id in own.schedule_rows
         if isinstance(key, tuple):  # a key of a request, or evidence
@@ -777,14 +786,37 @@ class InMemoryTx:
         self._put(self._store.notification_due, row.notification_id, self._at + delay)
         return True
 
+    def revive_notification(self, notification_id: str) -> bool:
+        row = self._store.notification_rows.get(notification_id)
+        if row is None or row.state is not NotificationState.GIVEN_UP:
+            return False
+        again = _with(row, state=NotificationState.WAITING, attempts=0)
+        self._put(self._store.notification_rows, notification_id, again)
+        self._put(self._store.notification_due, notification_id, self._at)
+        return True
+
+    def notification(self, notification_id: str) -> Notification | None:
+        return self._store.notification_rows.get(notification_id)
+
     def notifications(
-        self, *, approval_id: str | None = None, state: NotificationState | None = None
+        self,
+        *,
+        approval_id: str | None = None,
+        state: NotificationState | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Notification]:
-        return [
+        found = [
             n
             for n in self._store.notification_rows.values()
-            if (approval_id is None or n.approval_id == approval_id) and (state is None or n.state is state)
+            if (approval_id is None or n.approval_id == approval_id)
+            and (state is None or n.state is state)
+            and (tenant is None or self._tenant_of(n) == tenant)
         ]
+        return found[:limit]
+
+    def _tenant_of(self, told: Notification) -> str:
+        return self._store.plan_rows[self._store.approval_rows[told.approval_id].plan_id].tenant
 
     def add_dead_letter(self, letter: DeadLetter) -> None:
         self._put(self._store.letter_rows, letter.letter_id, letter)
@@ -940,6 +972,25 @@ class InMemoryTx:
     def put_tenant(self, tenant: Tenant) -> None:
         _, served = self._store.tenant_rows.get(tenant.tenant, (tenant, 0.0))
         self._put(self._store.tenant_rows, tenant.tenant, (tenant, served))
+
+    # the kill switch
+
+    def stops(self, tenant: str | None = None) -> Sequence[Stop]:
+        found = [
+            stop
+            for stop in self._store.stop_rows.values()
+            if tenant is None or stop.tenant in {EVERYWHERE, tenant}
+        ]
+        return sorted(found, key=lambda stop: (stop.at or self._at, stop.tenant, stop.target))
+
+    def put_stop(self, stop: Stop) -> None:
+        self._put(self._store.stop_rows, (stop.tenant, stop.target), _with(stop, at=self._at))
+
+    def remove_stop(self, tenant: str, target: str) -> Stop | None:
+        found = self._store.stop_rows.get((tenant, target))
+        if found is not None:
+            self._remove(self._store.stop_rows, (tenant, target))
+        return found
 
     # conversations
 

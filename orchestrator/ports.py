@@ -43,6 +43,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Schedule
 from orchestrator.domain.secret import Revealed, SealedVersion, SecretState, SecretVersion, WrappedKey
+from orchestrator.domain.stop import Stop
 from orchestrator.messages import Message, Topic
 
 
@@ -395,8 +396,21 @@ class Tx(Protocol):
         """Let it be tried again after that time; `False` if it has ended or another attempt has begun."""
         ...
 
+    def revive_notification(self, notification_id: str) -> bool:
+        """Let one that was given up on be sent again, from its first attempt; `False` if it was not given up on."""
+        ...
+
+    def notification(self, notification_id: str) -> Notification | None:
+        """One notification, or `None` if there is none of that id."""
+        ...
+
     def notifications(
-        self, *, approval_id: str | None = None, state: NotificationState | None = None
+        self,
+        *,
+        approval_id: str | None = None,
+        state: NotificationState | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Notification]:
         """What was to be told, the oldest first."""
         ...
@@ -471,6 +485,20 @@ class Tx(Protocol):
 
     def put_tenant(self, tenant: Tenant) -> None:
         """Set a tenant's weight and limit."""
+        ...
+
+    # the kill switch
+
+    def stops(self, tenant: str | None = None) -> Sequence[Stop]:
+        """What is stopped for a tenant, by itself or everywhere; without one, all that is. The oldest first."""
+        ...
+
+    def put_stop(self, stop: Stop) -> None:
+        """Stop a target; its time is the database's. A later stop of the same target takes the place of an earlier."""
+        ...
+
+    def remove_stop(self, tenant: str, target: str) -> Stop | None:
+        """Lift a stop and return it; `None` if there is none."""
         ...
 
     # schedules

@@ -619,6 +619,29 @@ VALUES (%(tenant)s, %(weight)s, %(max_running)s)
    SET weight      = excluded.weight,
        max_running = excluded.max_running;
 
+-- name: stops
+-- What is stopped for a tenant, its own stops and those that hold everywhere, or for anybody; the oldest first.
+SELECT *
+  FROM stop
+ WHERE (%(tenant)s::text IS NULL OR tenant IN ('', %(tenant)s))
+ ORDER BY set_at, tenant, target;
+
+-- name: put_stop
+-- Stop a target for a tenant, or everywhere where the tenant is empty; a later reason takes an earlier one's place.
+INSERT INTO stop (tenant, target, reason, set_by, set_at)
+VALUES (%(tenant)s, %(target)s, %(reason)s, %(by)s, COALESCE(%(now)s::timestamptz, now()))
+    ON CONFLICT (tenant, target) DO UPDATE
+   SET reason = excluded.reason,
+       set_by = excluded.set_by,
+       set_at = excluded.set_at;
+
+-- name: remove_stop
+-- Lift a stop, and say what it was; no row if there is none.
+DELETE FROM stop
+ WHERE tenant = %(tenant)s
+   AND target = %(target)s
+RETURNING *;
+
 -- name: add_fact
 -- Write a fact; its evidence must be stored for the same tenant.
 INSERT INTO fact (plan_id, step, number, tenant, quote, evidence, start_at, end_at, locator, title, heading,
@@ -912,13 +935,37 @@ UPDATE notification
    AND attempts = %(attempts)s
 RETURNING notification_id;
 
--- name: notifications
--- What was to be told about an approval, or is in a state, the oldest first.
+-- name: revive_notification
+-- Let a notification that was given up on be sent again, with as many attempts as at first.
+UPDATE notification
+   SET state    = 'waiting',
+       attempts = 0,
+       due_at   = COALESCE(%(now)s::timestamptz, now()),
+       ended_at = NULL
+ WHERE notification_id = %(notification_id)s
+   AND state = 'given_up'
+RETURNING notification_id;
+
+-- name: notification
+-- One notification.
 SELECT *
   FROM notification
- WHERE (%(approval_id)s::uuid IS NULL OR approval_id = %(approval_id)s)
-   AND (%(state)s::text IS NULL OR state = %(state)s)
- ORDER BY made_at, notification_id;
+ WHERE notification_id = %(notification_id)s;
+
+-- name: notifications
+-- What was to be told about an approval, or is in a state, or of a tenant's plans, the oldest first.
+SELECT n.*
+  FROM notification AS n
+ WHERE (%(approval_id)s::uuid IS NULL OR n.approval_id = %(approval_id)s)
+   AND (%(state)s::text IS NULL OR n.state = %(state)s)
+   AND (%(tenant)s::text IS NULL
+        OR EXISTS (SELECT
+                     FROM approval AS a
+                     JOIN plan AS p USING (plan_id)
+                    WHERE a.approval_id = n.approval_id
+                      AND p.tenant = %(tenant)s))
+ ORDER BY n.made_at, n.notification_id
+ LIMIT %(limit)s::bigint;
 
 -- name: add_dead_letter
 -- List what was given up on.

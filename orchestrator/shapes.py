@@ -27,6 +27,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, Schedule
 from orchestrator.domain.secret import SecretVersion
+from orchestrator.domain.stop import Stop
 
 
 def plan(found: Plan) -> dict[str, Any]:
@@ -218,16 +219,34 @@ def approval_in_full(
             }
             for ruling in rulings
         ],
-        "notifications": [
-            {
-                "notification_id": each.notification_id,
-                "kind": each.kind,
-                "state": each.state.value,
-                "attempts": each.attempts,
-                "error": each.error,
-            }
-            for each in notifications
-        ],
+        "notifications": [notification(each) for each in notifications],
+    }
+
+
+def notification(found: Notification) -> dict[str, Any]:
+    """What is told outside about an approval."""
+    return {
+        "notification_id": found.notification_id,
+        "approval_id": found.approval_id,
+        "plan_id": found.body.get("plan_id"),
+        "step": found.body.get("step"),
+        "tenant": found.body.get("tenant"),
+        "kind": found.kind,
+        "state": found.state.value,
+        "attempts": found.attempts,
+        "error": found.error,
+        "at": found.body.get("at"),
+    }
+
+
+def stop(found: Stop) -> dict[str, Any]:
+    """What is stopped, by whom and why; without a tenant, everywhere."""
+    return {
+        "target": found.target,
+        "reason": found.reason,
+        "tenant": found.tenant or None,
+        "by": found.by or None,
+        "at": _time(found.at),
     }
 
 

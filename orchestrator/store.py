@@ -59,6 +59,7 @@ from orchestrator.domain.plan import (
 )
 from orchestrator.domain.schedule import Firing, FiringOutcome, Misfire, Overlap, Schedule
 from orchestrator.domain.secret import SealedVersion, SecretState, SecretVersion, WrappedKey
+from orchestrator.domain.stop import Stop
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion, Remembered
 from orchestrator.queries import queries
@@ -1065,10 +1066,22 @@ class PgTx:
             error=error,
         )
 
+    def revive_notification(self, notification_id: str) -> bool:
+        return self._hit("revive_notification", notification_id=notification_id)
+
+    def notification(self, notification_id: str) -> Notification | None:
+        row = self._run("notification", notification_id=notification_id).fetchone()
+        return _notification(row) if row else None
+
     def notifications(
-        self, *, approval_id: str | None = None, state: NotificationState | None = None
+        self,
+        *,
+        approval_id: str | None = None,
+        state: NotificationState | None = None,
+        tenant: str | None = None,
+        limit: int | None = None,
     ) -> Sequence[Notification]:
-        rows = self._run("notifications", approval_id=approval_id, state=state)
+        rows = self._run("notifications", approval_id=approval_id, state=state, tenant=tenant, limit=limit)
         return [_notification(row) for row in rows]
 
     def add_dead_letter(self, letter: DeadLetter) -> None:
@@ -1174,6 +1187,18 @@ class PgTx:
 
     def put_tenant(self, tenant: Tenant) -> None:
         self._run("put_tenant", tenant=tenant.tenant, weight=tenant.weight, max_running=tenant.max_running)
+
+    # the kill switch
+
+    def stops(self, tenant: str | None = None) -> Sequence[Stop]:
+        return [_stop(row) for row in self._run("stops", tenant=tenant)]
+
+    def put_stop(self, stop: Stop) -> None:
+        self._run("put_stop", tenant=stop.tenant, target=stop.target, reason=stop.reason, by=stop.by)
+
+    def remove_stop(self, tenant: str, target: str) -> Stop | None:
+        row = self._run("remove_stop", tenant=tenant, target=target).fetchone()
+        return _stop(row) if row else None
 
     # conversations
 
@@ -1688,6 +1713,10 @@ def _notification(row: Mapping[str, Any]) -> Notification:
         attempts=row["attempts"],
         error=row["error"],
     )
+
+
+def _stop(row: Mapping[str, Any]) -> Stop:
+    return Stop(row["target"], row["reason"], row["tenant"], row["set_by"], row["set_at"])
 
 
 def _dead_letter(row: Mapping[str, Any]) -> DeadLetter:

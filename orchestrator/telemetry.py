@@ -69,6 +69,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "secret.changed": "Somebody put, rotated, promoted or removed a version of a secret.",
     "session.ended": "Somebody ended their session.",
     "session.opened": "A verified caller was given a session.",
+    "stop.lifted": "Somebody lifted what was stopped.",
+    "stop.set": "Somebody threw the kill switch; `orchestrator policy stops` says why.",
     "step.began": "A worker took a step.",
     "step.crashed": "A mind raised what nobody expected; the step counts as faulted.",
     "step.ended": "A step's outcome was recorded.",

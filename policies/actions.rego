@@ -37,7 +37,7 @@ allow if {
 readers := {
 	"viewer": true, "submitter": true, "plan_owner": true, "approver": true, "data_steward": true,
 	"finance_officer": true, "compliance_officer": true, "ciso": true, "team_lead": true, "manager": true,
-	"operator": true, "tenant_admin": true, "auditor": true,
+	"operator": true, "tenant_admin": true, "auditor": true, "fleet_operator": true,
 }
 
 askers := {"submitter": true, "plan_owner": true, "team_lead": true, "manager": true, "operator": true, "tenant_admin": true}
@@ -58,6 +58,9 @@ admins := {"tenant_admin": true}
 checkers := {"auditor": true, "compliance_officer": true, "ciso": true, "operator": true, "tenant_admin": true}
 
 stoppers := {"operator": true, "tenant_admin": true, "ciso": true}
+
+# What they do concerns every tenant, so that no tenant's own roles suffice for it.
+fleet_operators := {"fleet_operator": true}
 
 actions := {
 	"plan.read": {"family": "plan.*", "roles": readers},
@@ -95,6 +98,8 @@ actions := {
 	"policy.reload": {"family": "policy.*", "roles": operators},
 	"stop.read": {"family": "stop.*", "roles": readers},
 	"stop.set": {"family": "stop.*", "roles": stoppers},
+	"stop.set_everywhere": {"family": "stop.*", "roles": fleet_operators},
+	"notification.retry": {"family": "notification.*", "roles": menders},
 }
 
 # What an agent's profile must grant before its caller may take an action as that agent.

@@ -66,6 +66,7 @@ RECORDS: Final[Mapping[str, str]] = {
     "approval.escalated": "Which further roles may decide, since nobody did in time.",
     "approval.requested": "What a person is asked, and which roles may answer.",
     "dead_letter.discarded": "Somebody said that a dead letter needs no more attention.",
+    "notification.retried": "Who had the webhook told again, what it had not taken after how many attempts.",
     "plan.cancelled": "Who ended the plan, and why.",
     "plan.ended": "How the plan ended.",
     "plan.forked": "Who forked which plan from which step, and the steps taken over with the digest of what they came to.",

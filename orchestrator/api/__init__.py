@@ -28,12 +28,14 @@ from orchestrator.api import (
     events,
     health,
     identity,
+    notifications,
     plans,
     problems,
     research,
     schedules,
     secrets,
     session,
+    stops,
     tools,
 )
 from orchestrator.api.door import Door, Guard, is_loopback
@@ -52,6 +54,8 @@ _MODULES: Final = (
     research,
     dead_letters,
     approvals,
+    notifications,
+    stops,
     audit,
     chat,
     conversations,

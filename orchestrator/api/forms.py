@@ -23,6 +23,7 @@ from orchestrator.domain.plan import (
     canonical,
 )
 from orchestrator.domain.schedule import FiringOutcome, Misfire, Overlap
+from orchestrator.domain.stop import LONGEST_REASON
 
 MOST = 2**53
 """The largest whole number that every reader of JSON keeps exactly."""
@@ -170,6 +171,16 @@ class DecisionForm(RulingForm):
     """What a person decides."""
 
     decision: Literal["approve", "reject"]
+
+
+class StopForm(Sent):
+    """Why something is stopped."""
+
+    reason: str = Field(
+        min_length=1,
+        max_length=LONGEST_REASON,
+        description="Why, for whoever lifts it; it stands in the audit.",
+    )
 
 
 class ChatMessage(Sent):
@@ -688,10 +699,37 @@ class Notification(BaseModel):
     """What was told, or is to be told, outside."""
 
     notification_id: str
+    approval_id: str
+    plan_id: str | None
+    step: int | None
+    tenant: str | None
     kind: str
     state: NotificationState
     attempts: int
-    error: str | None
+    error: str | None = Field(description="What was wrong with the last attempt.")
+    at: str | None = Field(description="When it was to be told first.")
+
+
+class Notifications(BaseModel):
+    """What is told outside, the oldest first."""
+
+    notifications: list[Notification]
+
+
+class Stop(BaseModel):
+    """What is stopped."""
+
+    target: str
+    reason: str
+    tenant: str | None = Field(description="For whose plans; null where it holds everywhere.")
+    by: str | None
+    at: str | None
+
+
+class Stops(BaseModel):
+    """What is stopped for the caller's tenant, the oldest first."""
+
+    stops: list[Stop]
 
 
 class ApprovalInFull(Approval):

@@ -25,6 +25,7 @@ _OF_KINDS: Final[Mapping[str, str]] = {
     "key.created": "config_changed",
     "key.revoked": "config_changed",
     "key.rotated": "config_changed",
+    "notification.retried": "escalation_created",
     "plan.cancelled": "decision_overridden",
     "plan.ended": "query_completed",
     "plan.forked": "query_received",

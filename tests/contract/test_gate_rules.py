@@ -1,5 +1,6 @@
 """What stands against a call whatever its agent may do: it is stopped, pinned, limited, or could carry something out."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from mcp.server.mcpserver import Context, MCPServer
 from agents.toolbox import ToolResult
 from orchestrator.domain.errors import Misconfigured
 from orchestrator.domain.plan import Agent
+from orchestrator.domain.stop import Stop
+from orchestrator.ports import Hold
 from tests.contract.bench import InMemoryBench
 from tests.contract.workbench import opened, profile, spec
 from workers.gate import reach
@@ -278,3 +281,65 @@ class TestTheHostsThatAreLeft:
         host.close()
 
         assert seen == [[[]]]  # one list, and no host on it
+
+
+class TestAStopOfTheWholeFleet:
+    def put(self, work, *stops):
+        with work.store.transaction() as tx:
+            for stop in stops:
+                tx.put_stop(stop)
+
+    @pytest.mark.parametrize("tenant", ["", "default"])
+    @pytest.mark.parametrize(
+        "target", ["all", "tenant:default", "tool:look", "agent:researcher", "plan:{plan}"]
+    )
+    def test_holds_a_call_back_until_it_is_lifted(self, work, target, tenant):
+        claimed = work.claim()
+        target = target.format(plan=claimed.ref.plan_id)
+        self.put(work, Stop(target, "for a test", tenant, "ops"))
+        guarded = gate(work, spec("look"))
+
+        with pytest.raises(CallFailed) as failed:
+            guarded.call(claimed, "look", {}, occurrence=0)
+        assert failed.value.reason == "stopped"
+        assert target in failed.value.detail
+        assert work.witness.calls == []
+        assert work.audit(claimed.ref.plan_id, "tool.intent") == []
+
+        with work.store.transaction() as tx:
+            assert tx.remove_stop(tenant, target)
+        assert isinstance(guarded.call(claimed, "look", {}, occurrence=0), ToolResult)
+
+    @pytest.mark.parametrize(
+        "stop",
+        [
+            Stop("all", "", "another"), Stop("tool:look", "", "another"), Stop("tool:other", ""), Stop("agent:coder", ""),
+            Stop("tenant:another", ""), Stop("plan:another", ""),
+        ],
+    )  # fmt: skip
+    def test_of_something_else_holds_nothing_back(self, work, stop):
+        self.put(work, stop)
+        assert gate(work, spec("look")).call(work.claim(), "look", {}, occurrence=0)
+
+    def test_adds_to_what_the_file_of_the_machine_stops(self, work, tmp_path):
+        put(tmp_path / "stops", {"tool:look": "here"})
+        self.put(work, Stop("agent:researcher", "everywhere"))
+        guarded = gate(work, spec("look"), stops=Stops(tmp_path / "stops"))
+
+        with pytest.raises(CallFailed, match=r"agent:researcher.*tool:look"):
+            guarded.call(work.claim(), "look", {}, occurrence=0)
+
+    def test_that_came_while_a_call_waited_for_its_turn_holds_it_back(self, work):
+        claimed = work.claim()
+        guarded = gate(work, spec("drill", exclusive=True))
+
+        class Late:
+            @contextmanager
+            def hold(inner, *_, **__):  # noqa: N805
+                self.put(work, Stop("tool:drill", "meanwhile"))
+                yield Hold.THEIRS
+
+        guarded._locks = Late()
+        with pytest.raises(CallFailed, match="stopped"):
+            guarded.call(claimed, "drill", {}, occurrence=0)
+        assert work.witness.calls == []

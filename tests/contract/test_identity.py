@@ -3,6 +3,7 @@
 import re
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from orchestrator import api, house
 from orchestrator.api import events, identity, office
 from orchestrator.api.problems import Refused
 from orchestrator.domain.judgement import Judgement
+from orchestrator.domain.plan import Notification, NotificationState
 from orchestrator.keyring import KeyRing
 from orchestrator.rates import LocalRates, Rate
 from orchestrator.store import PgStore
@@ -52,6 +54,8 @@ BODIES = {
     ("PUT", "/secrets/{name}"): {"value": "a value of hers"},
     ("POST", "/secrets/{name}/rotate"): {"value": "a value of hers"},
     ("POST", "/secrets/{name}/promote"): {"version": 2},
+    ("PUT", "/stops/{target}"): {"reason": "hers"},
+    ("PUT", "/stops/everywhere/{target}"): {"reason": "hers"},
 }
 """What a request needs to be one that its route would take."""
 
@@ -160,12 +164,21 @@ def acme(site):
     assert site.by(site.token("operator"), "POST", "/schedules", json=schedule).status_code == 201
     said = {"content": SECRET, "wait": 0}
     talk = site.by(site.token("operator"), "POST", "/chat/message", json=said).json()
+    held_id = site.hold(held)
+    told = Notification(str(uuid4()), held_id, "approval.requested", {})
+    with site.store.transaction() as tx:
+        tx.add_notification(told)
+        tx.end_notification(told, NotificationState.GIVEN_UP, error=SECRET)
+    stopped = site.by(site.token("ciso"), "PUT", "/stops/tool:nobodys", json={"reason": SECRET})
+    assert stopped.status_code == 200
     return {
+        "notification_id": told.notification_id,
+        "target": "tenant:acme",
         "conversation_id": talk["conversation_id"],
         "turn": str(talk["turn"]),
         "plan_id": plan,
         "letter_id": site.bury(dead),
-        "approval_id": site.hold(held),
+        "approval_id": held_id,
         "schedule": "weekly",
         "step": "1",
         "name": "harbour",
@@ -197,6 +210,8 @@ def everything(site):
             tx.schedules("acme"),
             [tx.firings(s.schedule_id) for s in tx.schedules("acme")],
             [(v.told.name, v.told.version, v.told.state) for v in tx.secret_versions("acme")],
+            tx.stops("acme"),
+            [(n.notification_id, n.state) for n in tx.notifications()],
             [(c, tx.turns(c.conversation_id)) for c in tx.conversations("acme", "operator@acme", limit=1000)],
         )
 
@@ -258,11 +273,15 @@ class TestARoute:
         )
 
         # a secret's name is the rival's own name for a secret of the rival's
-        if ("{" in path and "{name}" not in path) or path == "/research/stream":
+        if "{target}" in path:
+            assert (
+                answer.status_code == 403
+            )  # a tenant is no secret, and neither is that it is another's to stop
+        elif ("{" in path and "{name}" not in path) or path == "/research/stream":
             assert answer.status_code == 404
         assert SECRET not in answer.text
         assert "otters" not in answer.text
-        told = {value for part, value in acme.items() if part not in {"schedule", "step", "turn"}}
+        told = {value for part, value in acme.items() if part not in {"schedule", "step", "target", "turn"}}
         mentioned = {value for value in told if value in answer.text}
         # the address that was asked for is told in a problem, and nothing else
         known = filled(path, acme) + acme["plan_id"] * (path == "/research/stream")

@@ -24,7 +24,7 @@ import pytest
 
 from orchestrator import settings, wiring
 from orchestrator.conductor import Conductor, Rules
-from orchestrator.domain.errors import Misconfigured
+from orchestrator.domain.errors import Conflict, Misconfigured, NotFound
 from orchestrator.domain.outcome import Held
 from orchestrator.domain.plan import Chain, Escalation, NotificationState, Stage, StepRef, request
 from orchestrator.notifier import DELIVERY, SIGNATURE, Notifier, Webhook, read_secret, sign
@@ -459,3 +459,47 @@ class TestTheSettings:
 
     def test_do_not_show_the_secret(self):
         assert SECRET.decode() not in repr(Webhook("http://127.0.0.1", SECRET))
+
+
+class TestOneThatWasGivenUpOn:
+    @pytest.fixture
+    def given_up(self, house, hand):
+        with receiving(500) as receiver:
+            house.ask()
+            assert house.notifier(receiver.url, attempts=1).step()
+        (told,) = house.told()
+        assert told.state is NotificationState.GIVEN_UP
+        return told
+
+    def test_is_sent_again_under_the_same_delivery_and_with_all_its_attempts(self, house, hand, given_up):
+        again = house.conductor.tell_again(given_up.notification_id, by="ops")
+        assert (again.state, again.attempts) == (NotificationState.WAITING, 0)
+
+        with receiving(500, 200) as receiver:
+            for _ in range(2):
+                assert house.notifier(receiver.url, attempts=2).step()
+                house.hurry(hand)
+        assert [came.headers[DELIVERY] for came in receiver.came] == [given_up.notification_id] * 2
+        (told,) = house.told()
+        assert (told.state, told.attempts) == (NotificationState.DELIVERED, 2)
+
+    def test_leaves_in_the_audit_who_had_it_sent_again(self, house, given_up):
+        house.conductor.tell_again(given_up.notification_id, by="ops")
+
+        with house.store.transaction() as tx:
+            records = tx.audit(given_up.body["plan_id"])
+        (told,) = [json.loads(r.body) for r in records if r.kind == "notification.retried"]
+        assert (told["by"], told["notification"]) == ("ops", given_up.notification_id)
+        assert (told["attempts"], told["error"]) == (1, "answered 500")
+
+    def test_is_the_only_one_that_is_sent_again(self, house, given_up):
+        house.conductor.tell_again(given_up.notification_id, by="ops")
+        with pytest.raises(Conflict, match="was not given up on"):
+            house.conductor.tell_again(given_up.notification_id, by="ops")
+        with pytest.raises(NotFound):
+            house.conductor.tell_again(str(uuid4()), by="ops")
+
+    def test_is_its_tenant_s_to_send_again_and_nobody_else_s(self, house, given_up):
+        with pytest.raises(NotFound):
+            house.conductor.of("rival").tell_again(given_up.notification_id, by="eve")
+        assert house.conductor.of("default").tell_again(given_up.notification_id, by="ops")

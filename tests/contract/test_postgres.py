@@ -43,6 +43,7 @@ from orchestrator.domain.plan import (
     StepRef,
     StepState,
 )
+from orchestrator.domain.stop import Stop
 from orchestrator.keyring import KeyRing
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion
@@ -689,6 +690,10 @@ ILLEGAL = [
     ),
     ("conversation_turns_check", "conversation", "turns = -1"),
     ("turn_number_check", "turn", "number = 0"),
+    ("stop_target_check", "stop", "target = 'everything'"),
+    ("stop_target_check", "stop", "target = 'tool:'"),
+    ("stop_reason_check", "stop", "reason = ''"),
+    ("stop_set_by_check", "stop", "set_by = ''"),
     ("turn_route_check", "turn", "role = 'assistant', route = 'sideways', answer = '{}'"),
     ("turn_check", "turn", "route = 'casual'"),
     ("turn_check1", "turn", "answer = '{}'"),
@@ -716,6 +721,7 @@ def rows(postgres_server) -> Iterator[psycopg.Connection]:
         tx.add_notification(Notification(str(uuid4()), wanted.approval_id, "approval.requested", {}))
         tx.add_dead_letter(DeadLetter(str(uuid4()), plan_id, 1, "reason", "detail", tx.now()))
         tx.send([Message(Topic.STEPS, ref)])
+        tx.put_stop(Stop("all", "fire", "", "ada"))
     ring = KeyRing(store, b"a pepper for tests", Sealer(b"a key for tests"))
     key = ring.create(name="ada", tenant="acme", roles=["operator"], by="local")
     who = ring.proved(key.token)

@@ -47,6 +47,7 @@ from orchestrator.domain.plan import (
     StepState,
 )
 from orchestrator.domain.schedule import Schedule
+from orchestrator.domain.stop import Stop
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion, Store, Tx
 from tests.clock import NOON
@@ -1632,6 +1633,94 @@ class TestANotification:
             assert not tx.postpone_notification(slow, HOUR, error="e")
             assert not tx.end_notification(slow, NotificationState.GIVEN_UP)
             assert tx.end_notification(slow, NotificationState.DELIVERED)  # it was, whoever sent it
+
+    def test_that_was_given_up_on_is_revived_once_and_taken_as_at_first(self, bench):
+        told = self.told(bench)
+        taken = self.take(bench)
+        with bench.store.transaction() as tx:
+            assert not tx.revive_notification(told.notification_id)
+            assert tx.end_notification(taken, NotificationState.GIVEN_UP, error="no answer")
+            assert tx.revive_notification(told.notification_id)
+            assert not tx.revive_notification(told.notification_id)
+            assert not tx.revive_notification(str(uuid4()))
+            assert tx.notification(told.notification_id) == replace(told, error="no answer")
+        assert self.take(bench) == replace(told, attempts=1, error="no answer")
+
+    def test_that_was_delivered_is_not_revived(self, bench):
+        told = self.told(bench)
+        with bench.store.transaction() as tx:
+            assert tx.end_notification(replace(told, attempts=0), NotificationState.DELIVERED)
+            assert not tx.revive_notification(told.notification_id)
+
+    def test_is_found_by_its_id_and_by_whose_plan_it_is_about(self, bench):
+        told, other = self.told(bench), self.told(bench)
+        with bench.store.transaction() as tx:
+            assert tx.notification(told.notification_id) == told
+            assert tx.notification(str(uuid4())) is None
+            assert list(tx.notifications(tenant="default")) == [told, other]
+            assert list(tx.notifications(tenant="default", limit=1)) == [told]
+            assert list(tx.notifications(tenant="nobody")) == []
+
+
+class TestAStop:
+    def listed(self, bench, tenant=None):
+        with bench.store.transaction() as tx:
+            return list(tx.stops(tenant))
+
+    def put(self, bench, *stops):
+        for stop in stops:
+            with bench.store.transaction() as tx:
+                tx.put_stop(stop)
+            bench.clock.advance(seconds=1)
+
+    def test_is_seen_by_its_tenant_and_one_of_nobody_s_by_all_the_oldest_first(self, bench):
+        ours, theirs = Stop("tool:look", "why", "acme", "ada"), Stop("all", "why", "rival", "eve")
+        every = Stop("agent:coder", "why", "", "ops")
+        self.put(bench, every, ours, theirs)
+
+        assert self.listed(bench, "acme") == [every, ours]
+        assert self.listed(bench, "rival") == [every, theirs]
+        assert self.listed(bench, "nobody") == [every]
+        assert self.listed(bench) == [every, ours, theirs]
+        assert self.listed(bench)[0].at == bench.clock() - timedelta(seconds=3)
+
+    def test_takes_the_place_of_an_earlier_one_of_its_target_and_tenant_only(self, bench):
+        self.put(bench, Stop("all", "why", "acme", "ada"), Stop("all", "fire", "", "ops"))
+        self.put(bench, Stop("all", "flood", "acme", "eve"))
+
+        assert self.listed(bench, "acme") == [
+            Stop("all", "fire", "", "ops"),
+            Stop("all", "flood", "acme", "eve"),
+        ]
+
+    def test_is_lifted_once_and_no_other_with_it(self, bench):
+        ours, every = Stop("all", "why", "acme", "ada"), Stop("all", "fire", "", "ops")
+        self.put(bench, ours, every)
+
+        with bench.store.transaction() as tx:
+            assert tx.remove_stop("acme", "all") == ours
+            assert tx.remove_stop("acme", "all") is None
+            assert tx.remove_stop("rival", "all") is None
+        assert self.listed(bench, "acme") == [every]
+
+    def test_that_was_not_written_is_none(self, bench):
+        with undone(bench.store) as tx:
+            tx.put_stop(Stop("all", "why", "", "ada"))
+        assert self.listed(bench) == []
+
+    def test_of_another_tenant_is_neither_seen_nor_changed_by_a_store_of_one(self, bench):
+        self.put(bench, Stop("all", "why", "rival", "eve"), Stop("all", "fire", "", "ops"))
+        ours = bench.store.of("acme")
+
+        with ours.transaction() as tx:
+            assert list(tx.stops()) == []
+            assert tx.remove_stop("rival", "all") is None
+            assert tx.remove_stop("", "all") is None
+            tx.put_stop(Stop("tool:x", "why", "acme", "ada"))
+        for foreign in ("rival", ""):
+            with pytest.raises(ForeignTenant), ours.transaction() as tx:
+                tx.put_stop(Stop("tool:x", "why", foreign, "ada"))
+        assert {stop.tenant for stop in self.listed(bench)} == {"rival", "", "acme"}
 
 
 class TestADeadLetter:

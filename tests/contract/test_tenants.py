@@ -35,6 +35,7 @@ from orchestrator.domain.plan import (
     StepRef,
     request,
 )
+from orchestrator.domain.stop import Stop
 from orchestrator.store import Alive, PgStore
 from orchestrator.vault.chain import Sealer
 from tests.contract.test_postgres import eventually
@@ -87,7 +88,7 @@ MATRIX = {
         ("schedule_id", "plan_id"),
     ),
     "ledger": Kept("tenant", moved=("tenant",)),
-    "notification": Kept("approval_id", OF_APPROVAL),
+    "notification": Kept("approval_id", OF_APPROVAL, moved=("approval_id",)),
     "outbox": _by_plan(),
     "outcome": _by_plan(),
     "plan": Kept("tenant", moved=("tenant",)),
@@ -95,6 +96,7 @@ MATRIX = {
     "ruling": Kept("approval_id", OF_APPROVAL),
     "schedule": Kept("tenant", moved=("tenant",)),
     "step": _by_plan(moved=("plan_id",)),
+    "stop": Kept("tenant", moved=("tenant",)),
     "tenant": Kept("tenant"),
     "turn": Kept("tenant", moved=("tenant", "conversation_id", "plan_id")),
 }
@@ -157,6 +159,7 @@ class World:
         fired = self.chronos.run_now("daily", tenant=tenant)
         with self.store.transaction() as tx:
             tx.put_tenant(Tenant(tenant, weight=2))
+            tx.put_stop(Stop(f"tool:{tenant}", "It misbehaves.", tenant, "ada"))
             tx.add_ballot(Ballot(done, 0, "d", 0, ACCEPT, 1.0, 0.95, ACCEPTED, None, 3, 4, 5))
             (approval,) = tx.approvals(plan_id=held)
             tx.add_notification(Notification(str(uuid4()), approval.approval_id, "approval.requested", {}))

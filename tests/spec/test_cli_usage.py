@@ -41,6 +41,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "dead list", "dead show", "dead retry", "dead discard",
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
+        "notifications list", "notifications retry",
         "report show", "report verify", "sandbox check", "config show", "config check",
         "audit verify", "audit show", "audit checkpoint", "audit check", "audit export",
         "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",

@@ -211,38 +211,49 @@ class TestTheLint:
         assert run("lint", "--policies", folder)[0] == exits.FINE
 
 
-class TestTheKillSwitch:
+class TestTheKillSwitchOfAMachine:
     def test_is_thrown_listed_and_lifted(self, run, tmp_path):
-        assert run("stop", "tool:look", "--reason", "misbehaves")[0] == exits.FINE
-        assert run("stop", "tenant:acme", "--reason", "under investigation")[0] == exits.FINE
+        assert run("stop", "--file", "tool:look", "--reason", "misbehaves")[0] == exits.FINE
+        assert run("stop", "--file", "tenant:acme", "--reason", "under investigation")[0] == exits.FINE
 
-        told = json.loads(run("stops", "--json")[1])["stops"]
-        assert told == [
-            {"target": "tool:look", "reason": "misbehaves"},
-            {"target": "tenant:acme", "reason": "under investigation"},
+        told = json.loads(run("stops", "--file", "--json")[1])["stops"]
+        assert [(stop["target"], stop["reason"], stop["where"]) for stop in told] == [
+            ("tool:look", "misbehaves", "file"),
+            ("tenant:acme", "under investigation", "file"),
         ]
         assert Stops(tmp_path / "stops.txt").of(tenant="acme", tool="look", plan_id="p") == [
             "tenant:acme",
             "tool:look",
         ]
 
-        assert run("resume", "tenant:acme")[0] == exits.FINE
-        assert [stop["target"] for stop in json.loads(run("stops", "--json")[1])["stops"]] == ["tool:look"]
-        assert run("resume", "tenant:acme")[0] == exits.NOT_FOUND
+        assert run("resume", "--file", "tenant:acme")[0] == exits.FINE
+        assert [stop["target"] for stop in json.loads(run("stops", "--file", "--json")[1])["stops"]] == [
+            "tool:look"
+        ]
+        assert run("resume", "--file", "tenant:acme")[0] == exits.NOT_FOUND
+
+    def test_is_not_one_tenant_s(self, run, tmp_path):
+        assert run("stop", "--file", "all", "--tenant", "acme", "--reason", "x")[0] == exits.USAGE
+        assert not (tmp_path / "stops.txt").exists()
+
+    @pytest.mark.parametrize("reason", ["", "  ", "x" * 501, "a\x07bell"])
+    def test_takes_no_reason_that_is_none(self, run, tmp_path, reason):
+        assert run("stop", "--file", "all", "--reason", reason)[0] == exits.USAGE
+        assert not (tmp_path / "stops.txt").exists()
 
     def test_takes_no_target_that_there_is_not(self, run):
-        assert run("stop", "everything", "--reason", "x")[0] == exits.USAGE
+        assert run("stop", "--file", "everything", "--reason", "x")[0] == exits.USAGE
 
     def test_makes_the_file_that_is_configured(self, run, tmp_path, monkeypatch):
         monkeypatch.setenv("ORCHESTRATOR_STOPS_FILE", str(tmp_path / "shared" / "stops"))
 
-        assert run("stop", "all", "--reason", "fire")[0] == exits.FINE
+        assert run("stop", "--file", "all", "--reason", "fire")[0] == exits.FINE
         assert (tmp_path / "shared" / "stops").read_text() == "all fire\n"
 
     def test_that_cannot_be_read_is_told(self, run, tmp_path):
         (tmp_path / "stops.txt").write_text("nonsense\n", encoding="utf-8")
 
-        code, _, err = run("stops")
+        code, _, err = run("stops", "--file")
 
         assert code == exits.USAGE
         assert "Everything is stopped" in err

@@ -29,6 +29,7 @@ from workers.cli import (
     exits,
     folders,
     keys,
+    notifications,
     plans,
     policies,
     reports,
@@ -84,6 +85,7 @@ app.add_typer(plans.app, name="plans")
 app.add_typer(reports.app, name="report")
 app.add_typer(dead.app, name="dead")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(notifications.app, name="notifications")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(secrets.app, name="secrets")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from orchestrator.domain.errors import Invalid, Misconfigured, NotFound
-from orchestrator.domain.plan import Approval, DeadLetter, Plan
+from orchestrator.domain.plan import Approval, DeadLetter, Notification, Plan
 from workers.cli import view
 
 if TYPE_CHECKING:
@@ -135,6 +135,13 @@ def find_approval(core: Core, given: str) -> Approval:
     _check(given)
     with core.store.transaction() as tx:
         return _one("approval", given, tx.approvals(), lambda a: a.approval_id)
+
+
+def find_notification(core: Core, given: str) -> Notification:
+    """Return the notification of that id or beginning of an id."""
+    _check(given)
+    with core.store.transaction() as tx:
+        return _one("notification", given, tx.notifications(), lambda n: n.notification_id)
 
 
 def every_plan(core: Core) -> Sequence[Plan]:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from orchestrator import house
+from orchestrator import house, shapes
+from orchestrator.domain import identity
+from orchestrator.domain import stop as rules
 from orchestrator.domain.errors import Invalid, Misconfigured, NotFound, Unavailable
+from orchestrator.domain.identity import Principal
 from orchestrator.domain.plan import Agent
+from orchestrator.domain.stop import Stop
 from workers.cli import doors, flags, view
 from workers.cli.exits import FAILED, Ended
 
 if TYPE_CHECKING:
+    from orchestrator.settings import Settings
+    from orchestrator.switch import Switch
+    from orchestrator.wiring import Core
     from workers.gate.policy import Decision, Enforcer
 
 app = typer.Typer(no_args_is_help=True, help="Test, explain, check and pack the policy.")
@@ -180,7 +187,24 @@ def bundle(
 
 
 _Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="all, tenant:NAME, tool:NAME or plan:ID.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TARGET", help="all, tenant:NAME, tool:NAME, agent:NAME or plan:ID.", show_default=False
+    ),
+]
+
+
+_OfTenant: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="TENANT",
+        help="For this tenant alone, whose own people may lift it. Without it everywhere.",
+        show_default=False,
+    ),
+]
+_InFile: TypeAlias = Annotated[
+    bool, typer.Option("--file", help="In the file of this machine, which needs no database.")
 ]
 
 
@@ -189,41 +213,90 @@ def stop(
     target: _Target,
     *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever lifts it.")],
+    tenant: _OfTenant = None,
+    in_file: _InFile = False,
     as_json: flags.AsJson = False,
     data: flags.Data = None,
 ) -> None:
     """Throw the kill switch: no call of the target is made any more, and its steps are tried again later."""
-    file, stopped = _stopped(data)
-    from workers.gate import stops as switch
-
-    if not switch.TARGET.fullmatch(target):
-        raise Invalid("Name all, tenant:NAME, tool:NAME or plan:ID.")
-    _put(file, {**stopped, target: reason})
-    _tell_stops({**stopped, target: reason}, as_json=as_json)
-
-
-@app.command()
-def resume(target: _Target, *, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
-    """Lift what `policy stop` stopped."""
-    file, stopped = _stopped(data)
-    if target not in stopped:
-        raise NotFound("stop of", target)
-    left = {name: why for name, why in stopped.items() if name != target}
-    _put(file, left)
-    _tell_stops(left, as_json=as_json)
+    told, why = rules.target(target), rules.reason(reason)
+    if in_file:
+        file, stopped = _stopped(data, tenant)
+        _put(file, {**stopped, told: why})
+        _tell_stops(_from_file({**stopped, told: why}), as_json=as_json)
+        return
+    with doors.opened(doors.settings(data)) as core:
+        switch = _switch(core)
+        switch.stop(_who(tenant), told, why, everywhere=tenant is None)
+        _tell_stops(_in_database(switch), as_json=as_json)
 
 
 @app.command()
-def stops(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
-    """List what is stopped, and why."""
-    _tell_stops(_stopped(data)[1], as_json=as_json)
+def resume(
+    target: _Target,
+    *,
+    tenant: _OfTenant = None,
+    in_file: _InFile = False,
+    as_json: flags.AsJson = False,
+    data: flags.Data = None,
+) -> None:
+    """Lift what `policy stop` stopped, with the same options."""
+    told = rules.target(target)
+    if in_file:
+        file, stopped = _stopped(data, tenant)
+        if told not in stopped:
+            raise NotFound("stop of", told)
+        left = {name: why for name, why in stopped.items() if name != told}
+        _put(file, left)
+        _tell_stops(_from_file(left), as_json=as_json)
+        return
+    with doors.opened(doors.settings(data)) as core:
+        switch = _switch(core)
+        switch.resume(_who(tenant), told, everywhere=tenant is None)
+        _tell_stops(_in_database(switch), as_json=as_json)
 
 
-def _stopped(data: Path | None) -> tuple[Path, Mapping[str, str]]:
+@app.command()
+def stops(*, in_file: _InFile = False, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
+    """List what is stopped, for whom, by whom and why: in the database, and in the file of this machine."""
+    if in_file:
+        _tell_stops(_from_file(_stopped(data)[1]), as_json=as_json)
+        return
+    with doors.opened(doors.settings(data)) as core:
+        everything = [*_in_database(_switch(core)), *_from_file(_in_file(core.settings)[1])]
+    _tell_stops(everything, as_json=as_json)
+
+
+def _switch(core: Core) -> Switch:
+    # takes a second, which help and usage errors should not wait for
+    from orchestrator.switch import Switch
+
+    return Switch(core.store, core.sealer)
+
+
+def _who(tenant: str | None) -> Principal:
+    """Whoever can read the folder and its keys, who is an administrator of every tenant."""
+    return Principal(doors.PERSON, identity.tenant(tenant or "default"), frozenset({"fleet_operator"}))
+
+
+def _in_database(switch: Switch) -> list[dict[str, Any]]:
+    return [{**shapes.stop(each), "where": "database"} for each in switch.listed()]
+
+
+def _from_file(stopped: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{**shapes.stop(Stop(target, why)), "where": "file"} for target, why in stopped.items()]
+
+
+def _stopped(data: Path | None, tenant: str | None = None) -> tuple[Path, Mapping[str, str]]:
+    if tenant is not None:
+        raise Invalid("The file of a machine stops for all tenants; name one by the target tenant:NAME.")
+    return _in_file(doors.settings(data))
+
+
+def _in_file(chosen: Settings) -> tuple[Path, Mapping[str, str]]:
     from workers import wiring  # takes a second, which help and usage errors should not wait for
     from workers.gate import stops as switch
 
-    chosen = doors.settings(data)
     try:
         return chosen.stops, wiring.stops(chosen).now()
     except switch.StopsUnreadableError as error:
@@ -242,11 +315,17 @@ def _put(file: Path, stopped: Mapping[str, str]) -> None:
         raise Invalid(f"The stops cannot be written to {file}: {error.strerror}.") from error
 
 
-def _tell_stops(stopped: Mapping[str, str], *, as_json: bool) -> None:
+def _tell_stops(stopped: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        view.put_json({"stops": [{"target": target, "reason": why} for target, why in stopped.items()]})
+        view.put_json({"stops": stopped})
     elif stopped:
-        view.put_table(("stopped", "why"), list(stopped.items()))
+        view.put_table(
+            ("stopped", "for", "why", "by", "since", "in the"),
+            [
+                (s["target"], s["tenant"] or "everybody", s["reason"], s["by"], s["at"], s["where"])
+                for s in stopped
+            ],
+        )
     else:
         view.tell("Nothing is stopped.", "green")
 

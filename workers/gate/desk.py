@@ -159,6 +159,8 @@ class Desk:
     def _surroundings(
         self, who: Principal, tool: ToolSpec, arguments: Mapping[str, Json], asked: str, profile: Profile
     ) -> Mapping[str, Json]:
+        with self._store.transaction() as tx:
+            stopped = tx.stops(who.tenant)
         try:
             return describe(
                 self._known,
@@ -169,7 +171,9 @@ class Desk:
                 journal=list,
                 tools=self._registry.tools,
                 schema=lambda: self._host.schema(tool, tenant=who.tenant),
+                agent=profile.name,
                 agent_hosts=profile.egress_hosts,
+                stopped=stopped,
             )
         except (StopsUnreadableError, ToolFailure) as error:
             raise Unavailable(str(error)) from error

@@ -43,6 +43,7 @@ from orchestrator.domain.plan import (
     canonical,
     digest,
 )
+from orchestrator.domain.stop import Stop
 from orchestrator.locks import NoLocks
 from orchestrator.ports import Hold, Locks
 from orchestrator.telemetry import log
@@ -246,7 +247,8 @@ class Gate:
     def _judge(self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str) -> Decision:
         plan, step = claimed.plan, claimed.step
         profile = self._profiles.get(step.agent)
-        call = self._surroundings(claimed, tool, arguments, profile)
+        approvals, stopped = self._said_by_people(claimed, tool, key)
+        call = self._surroundings(claimed, tool, arguments, profile, stopped)
         decision = self._enforcer.judge(
             Question(
                 agent=step.agent.value,
@@ -255,7 +257,7 @@ class Gate:
                 held=profile.capabilities if profile else (),
                 required=(tool.capability,),
                 approval_policy=dict(profile.approval_policy) if profile else {},
-                approvals=self._approvals(claimed, tool, key),
+                approvals=approvals,
                 run_mode="any",
                 tenant_id=plan.tenant,
                 plan_id=plan.plan_id,
@@ -298,7 +300,12 @@ class Gate:
         )
 
     def _surroundings(
-        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], profile: Profile | None
+        self,
+        claimed: Claimed,
+        tool: ToolSpec,
+        arguments: Mapping[str, Json],
+        profile: Profile | None,
+        stopped: Sequence[Stop],
     ) -> Mapping[str, Json]:
         """What the policy may know of this call besides capabilities; what cannot be found out is a failed call."""
         try:
@@ -311,7 +318,9 @@ class Gate:
                 journal=lambda: self._journal(claimed.ref.plan_id),
                 tools=self._registry.tools,
                 schema=lambda: self._host.schema(tool, tenant=claimed.plan.tenant),
+                agent=claimed.step.agent.value,
                 agent_hosts=profile.egress_hosts if profile else None,
+                stopped=stopped,
             )
         except StopsUnreadableError as error:
             raise CallFailed("stopped", str(error)) from error
@@ -330,13 +339,16 @@ class Gate:
                 plan_id = str(first[0].body.get("fork_of") or "") if first else ""
         return found
 
-    def _approvals(self, claimed: Claimed, tool: ToolSpec, key: str) -> Mapping[str, bool]:
-        """What humans granted for exactly this call: this plan, this step, these arguments."""
+    def _said_by_people(
+        self, claimed: Claimed, tool: ToolSpec, key: str
+    ) -> tuple[Mapping[str, bool], Sequence[Stop]]:
+        """What humans granted for exactly this call (this plan, this step, these arguments), and what they stopped."""
         with self._conductor.store.transaction() as tx:
             given = tx.approvals(state=ApprovalState.APPROVED, plan_id=claimed.ref.plan_id)
             granted = [a for a in given if a.holds(tx.now())]
+            stopped = tx.stops(claimed.plan.tenant)
         fits = any(a.step == claimed.ref.number and a.args_digest == key for a in granted)
-        return {tool.capability: True} if fits else {}
+        return {tool.capability: True} if fits else {}, stopped
 
     def _reserve(self, tool: ToolSpec, arguments: Mapping[str, Json]) -> Spent:
         model = self._model(tool, arguments)

@@ -1,24 +1,24 @@
-"""The kill switch: a file that says what must not go on, read again before every call.
+"""The kill switch of one machine: a file that says what must not go on, read again before every call.
 
     # one target in a line, and why
     tenant:acme      under investigation
     tool:fetch_url   the site asked us to stop
+    agent:coder      wait for the new sandbox
     plan:0192…       runs in circles
     all
 
-What cannot be read stops everything: a switch that fails must fail as if it were thrown.
+It adds to what Postgres says is stopped for all machines, and works where Postgres does not. What cannot be read stops
+everything: a switch that fails must fail as if it were thrown.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
 
-TARGET: Final = re.compile(r"all|(?:tenant|tool|plan):[A-Za-z0-9 ._@+=-]{1,200}")
+from orchestrator.domain import stop
 
 
 class StopsUnreadableError(Exception):
@@ -58,11 +58,12 @@ class Stops:
                 f"Everything is stopped: the stops in {self._file} cannot be read ({error})."
             ) from error
 
-    def of(self, *, tenant: str, tool: str, plan_id: str) -> list[str]:
-        """Return which targets that are stopped concern a call."""
-        concerned = ("all", f"tenant:{tenant}", f"tool:{tool}", f"plan:{plan_id}")
-        stopped = self.now()
-        return [target for target in concerned if target in stopped]
+    def of(
+        self, *, tenant: str, tool: str, agent: str = "", plan_id: str = "", rows: Iterable[stop.Stop] = ()
+    ) -> list[str]:
+        """Return which targets concern a call of those that are stopped here, or by `rows` for its tenant."""
+        stopped = {*self.now(), *(row.target for row in rows)}
+        return stop.concerning(stopped, tenant=tenant, tool=tool, agent=agent, plan_id=plan_id)
 
 
 def parsed(text: str) -> Mapping[str, str]:
@@ -73,8 +74,8 @@ def parsed(text: str) -> Mapping[str, str]:
         if not told:
             continue
         target, _, why = told.partition(" ")
-        if not TARGET.fullmatch(target):
-            raise ValueError(f"line {number} must begin with all, tenant:…, tool:… or plan:…")
+        if not stop.TARGET.fullmatch(target):
+            raise ValueError(f"line {number} must begin with all, tenant:…, tool:…, agent:… or plan:…")
         stopped[target] = why.strip()
     return stopped
 

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from orchestrator.domain.plan import Call, CallState, Json
+from orchestrator.domain.stop import Stop
 from workers.gate.stops import Stops
 from workers.toolhost.registry import ToolSpec
 
@@ -77,11 +78,14 @@ def describe(
     journal: Callable[[], Sequence[Call]],
     tools: Mapping[str, ToolSpec],
     schema: Callable[[], str],
+    agent: str = "",
     agent_hosts: Sequence[str] | None = None,
+    stopped: Iterable[Stop] = (),
 ) -> dict[str, Json]:
     """Return `context.call` of a question. The journal, the schema and the walls are asked for only where a rule needs them.
 
-    `agent_hosts` are those that the agent's profile leaves it, where it says so.
+    `agent_hosts` are those that the agent's profile leaves it, where it says so; `stopped` is what Postgres says is stopped
+    for the tenant.
     """
     way_out, limited = tool.capability in WAYS_OUT, tool.max_calls >= 0
     calls = journal() if way_out or limited else ()
@@ -90,7 +94,7 @@ def describe(
     # who configured an address allowed its host with it, for this tool alone
     own = [_entry(str(host["host"])) for host in goes] if fixed is not None else []
     return {
-        "stops": list(known.stops.of(tenant=tenant, tool=tool.name, plan_id=plan_id)),
+        "stops": [*known.stops.of(tenant=tenant, tool=tool.name, agent=agent, plan_id=plan_id, rows=stopped)],
         "hosts": list(goes),
         "egress": [*map(_entry, known.egress), *own],
         "narrowed": [[*map(_entry, narrower)] for narrower in known.narrowed(tenant, agent_hosts)],

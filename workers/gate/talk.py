@@ -130,8 +130,10 @@ class Talk:
         return reply
 
     def _not_stopped(self, who: Principal, tool: ToolSpec) -> None:
+        with self._store.transaction() as tx:
+            rows = tx.stops(who.tenant)
         try:
-            stopped = self._stops.of(tenant=who.tenant, tool=tool.name, plan_id="")
+            stopped = self._stops.of(tenant=who.tenant, tool=tool.name, rows=rows)
         except StopsUnreadableError as error:
             raise Unavailable(str(error)) from error
         if stopped:
