@@ -22,11 +22,12 @@ import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from orchestrator import meters
 from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.plan import Notification, NotificationState, canonical
 from orchestrator.domain.retry import Backoff
@@ -176,7 +177,7 @@ class Notifier:
                 tx.end_notification(taken, NotificationState.GIVEN_UP, error=error)
             else:
                 tx.postpone_notification(taken, self._delay(taken), error=error)
-        self._log(taken, error)
+        self._log(taken, error, timestamp)
         return True
 
     def _send(self, taken: Notification, timestamp: int) -> str | None:
@@ -194,15 +195,24 @@ class Notifier:
         # at least half of it: a receiver that is down must not use up all attempts in its first seconds
         return timedelta(seconds=self._backoff.delay_s(taken.attempts, 0.5 + self._draw() / 2))
 
-    def _log(self, taken: Notification, error: str | None) -> None:
+    def _log(self, taken: Notification, error: str | None, timestamp: int) -> None:
         facts = {
             "notification": taken.notification_id,
             "approval": taken.approval_id,
             "attempt": taken.attempts,
         }
         if error is None:
+            meters.told("delivered", delay_s=_delay_s(taken, timestamp))
             log.info("notification.delivered", **facts)
         elif taken.attempts >= self._attempts:
+            meters.told("given_up")
             log.error("notification.abandoned", error=error, **facts)
         else:
+            meters.told("failed")
             log.warning("notification.failed", error=error, **facts)
+
+
+def _delay_s(taken: Notification, timestamp: int) -> float | None:
+    """Seconds from what happened to its delivery, as far as the notification says when that was."""
+    at = taken.body.get("at")
+    return timestamp - datetime.fromisoformat(at).timestamp() if isinstance(at, str) else None

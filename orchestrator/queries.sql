@@ -98,7 +98,7 @@ SELECT *
  LIMIT %(limit)s;
 
 -- name: tally
--- What is there, in numbers: plans by state, open dead letters, running steps, the outbox and its oldest message.
+-- What is there, in numbers: plans by state, open dead letters, running steps, what is told outside, stops, the outbox.
 SELECT (SELECT COALESCE(jsonb_object_agg(p.state, p.plans), '{}')
           FROM (SELECT state, count(*) AS plans FROM plan GROUP BY state) p) AS plans,
        (SELECT count(*) FROM dead_letter WHERE state = 'open') AS dead_letters,
@@ -107,6 +107,12 @@ SELECT (SELECT COALESCE(jsonb_object_agg(p.state, p.plans), '{}')
           JOIN step AS s USING (plan_id)
          WHERE p.finished_at IS NULL
            AND s.state = 'running') AS running_steps,
+       (SELECT COALESCE(jsonb_object_agg(n.state, n.told), '{}')
+          FROM (SELECT state, count(*) AS told FROM notification GROUP BY state) n) AS notifications,
+       (SELECT COALESCE(EXTRACT(EPOCH FROM COALESCE(%(now)s::timestamptz, now()) - min(made_at)), 0)::float8
+          FROM notification
+         WHERE state = 'waiting') AS untold_s,
+       (SELECT count(*) FROM stop) AS stops,
        count(*) AS waiting_messages,
        COALESCE(EXTRACT(EPOCH FROM COALESCE(%(now)s::timestamptz, now()) - min(put_at)), 0)::float8 AS waiting_s
   FROM outbox;

@@ -94,6 +94,7 @@ class Settings(BaseModel):
     decision_log_file: str
     decision_log_input: bool
     stops_file: str
+    metrics_listen: str
     policy_look_s: float = Field(ge=0, le=3_600)
     opa_url: str
     opa_timeout_s: float = Field(gt=0, le=30)

@@ -99,9 +99,16 @@ _TURN_LOCK = 0x6F7263686F757462
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What there is, in numbers; `waiting_s` is the age of the oldest message in the outbox, in seconds."""
+    """What there is, in numbers.
+
+    `waiting_s` is the age of the oldest message in the outbox, `untold_s` that of the oldest notification that waits, in
+    seconds.
+    """
 
     plans: Mapping[str, int]
+    notifications: Mapping[str, int]
+    untold_s: float
+    stops: int
     dead_letters: int
     running_steps: int
     waiting_messages: int

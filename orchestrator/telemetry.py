@@ -33,6 +33,9 @@ EVENTS: Final[Mapping[str, str]] = {
     "database.started": "The embedded Postgres is up.",
     "egress.fetched": "A page of the web was fetched.",
     "egress.refused": "A page of the web was not fetched, since a rule of the egress guard forbids it.",
+    "policy.denied": "The policy denied somebody an action of the API; the reasons are constant codes.",
+    "policy.returned": "Who decides by policy answers again.",
+    "policy.unavailable": "Who decides by policy gives no answer, and nothing is allowed; said once, until it answers again.",
     "policy.refused": "A policy that was changed does not hold; the earlier one stays in force.",
     "policy.reloaded": "A policy that was changed is in force from now on.",
     "prompts.refused": "The file of domains and personas was changed and is not valid; what it said before goes on.",
@@ -59,7 +62,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "model.skipped": "A model did not answer; the next in its route is asked.",
     "notification.delivered": "The webhook took a notification.",
     "notification.failed": "The webhook did not take a notification; it is tried again later.",
-    "notification.abandoned": "A notification used up its attempts; `orchestrator approvals show` lists it.",
+    "notification.abandoned": "A notification used up its attempts; `orchestrator notifications list` names it, and `retry` sends it again.",
     "report.unwritten": "An outcome could not be recorded; the step's lease will end and it will be tried again.",
     "sandbox.withheld": "Generated code is not run by this process; the reason says what it cannot be kept from.",
     "schedule.failed": "A tick could not be fired; its firing says why. The schedule goes on.",
@@ -87,6 +90,24 @@ EVENTS: Final[Mapping[str, str]] = {
     "worker.started": "A worker is ready.",
     "worker.stopped": "A worker is gone.",
 }
+
+METRICS: Final[Mapping[str, str]] = {
+    "orchestrator_dead_letters_open": "Dead letters that nobody retried or discarded.",
+    "orchestrator_notifications": "What is told to the webhook, by state; given_up is not sent again by itself.",
+    "orchestrator_notifications_oldest_age_seconds": "How long the oldest notification that still waits has waited.",
+    "orchestrator_outbox_messages": "Messages that the relay has not published.",
+    "orchestrator_outbox_oldest_age_seconds": "How long the oldest of them has waited.",
+    "orchestrator_plans": "Plans by state.",
+    "orchestrator_policy_available": "Whether the last question to the policy was answered: 1 or 0, by engine.",
+    "orchestrator_policy_decision_seconds": "How long decisions took, by engine.",
+    "orchestrator_policy_decisions_total": "Decisions by package, result (allow, deny, require_approval, unavailable) and engine.",
+    "orchestrator_policy_revision": "1 for the revision of the policy that decided last, by engine.",
+    "orchestrator_steps_running": "Steps in a worker's hands.",
+    "orchestrator_stops": "Targets of the kill switch that are stopped in the database.",
+    "orchestrator_webhook_attempts_total": "Attempts to tell the webhook by result: delivered, failed, given_up.",
+    "orchestrator_webhook_delay_seconds": "How long after it happened something was told to the webhook.",
+}
+"""Every metric: those of the database on `/metrics` of the API, those that a process counts on that of each."""
 
 log: Final = structlog.stdlib.get_logger("orchestrator")
 

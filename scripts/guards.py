@@ -107,7 +107,46 @@ ANYTHING = fleet("processes", "SIGTERM a relay")
 CANARY = Part("tests/journey/test_canary.py::TestNoCanaryIs")
 """Everything that a run with planted secrets leaves behind."""
 
+STOPPED = Part("tests/contract/test_gate_rules.py::TestAStopOfTheWholeFleet")
+"""What is stopped in the database, seen by a gate."""
+
 GUARDS = (
+    _guard(
+        "a gate reads what is stopped with each decision",
+        "the gate",
+        STOPPED,
+        (GATE, "            stopped = tx.stops(claimed.plan.tenant)\n", "            stopped = ()\n"),
+    ),
+    _guard(
+        "a redirect is held to the hosts that are left to the call",
+        "the gate",
+        Part("tests/contract/test_egress.py::TestARedirect"),
+        (
+            "workers/toolhost/egress.py",
+            "if not all(admits(hosts, target.host) for hosts in within):",
+            "if not before and not all(admits(hosts, target.host) for hosts in within):",
+        ),
+    ),
+    _guard(
+        "the hosts that are left to tenant and agent go with a call",
+        "the gate",
+        Part("tests/contract/test_gate_rules.py::TestTheHostsThatAreLeft"),
+        (
+            GATE,
+            "reach=self._known.narrowed(tenant, profile.egress_hosts if profile else None),",
+            "reach=[],",
+        ),
+    ),
+    _guard(
+        "a page is not fetched where nobody says which hosts are left",
+        "the gate",
+        Part("tests/contract/test_web_server.py::TestFetchUrl"),
+        (
+            "workers/toolhost/web.py",
+            '    raise ToolError("Nobody said which hosts are left to this call, so that none is asked.")',
+            "    return ()",
+        ),
+    ),
     _guard(
         "a report names the claim it was made under",
         "P2",
@@ -266,8 +305,8 @@ GUARDS = (
         CANARY,
         (
             TOOLHOST,
-            "return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, key, tenant))",
-            "return self._answer(session, given, tool, arguments, timeout_s, key, tenant)",
+            "return given.veil.of(self._answer(session, given, tool, arguments, timeout_s, meta))",
+            "return self._answer(session, given, tool, arguments, timeout_s, meta)",
         ),
     ),
     _guard(

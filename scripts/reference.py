@@ -289,6 +289,17 @@ def _event_page() -> str:
     )
 
 
+def _metric_page() -> str:
+    rows = [[_code(name), said] for name, said in sorted(telemetry.METRICS.items())]
+    return _page(
+        "Metrics",
+        "`/metrics` of the API tells Prometheus what is in the database, which any replica says alike, and what its process "
+        "counted (`policy` and `webhook`). A worker, relay or sweeper tells what it counted where `metrics_listen` says. No "
+        "metric is labelled with an id.",
+        _table(("metric", "meaning"), rows),
+    )
+
+
 def _log_page() -> str:
     rows = [(_code(event), said) for event, said in telemetry.EVENTS.items()]
     return _page(
@@ -579,6 +590,7 @@ PAGES: Final[Mapping[str, tuple[str, Callable[[], str | None]]]] = {
     "depth.md": ("what depth 1 to 5 means, and what follows what", _depth_page),
     "events.md": ("what is written about a plan: events and audit records", _event_page),
     "log-events.md": ("what the program says about itself", _log_page),
+    "metrics.md": ("what Prometheus is told", _metric_page),
     "tools.md": ("tools and the servers that carry them", _tool_page),
     "agents.md": ("agents, their rights, and all capabilities", _agent_page),
     "database.md": ("tables, keys and rules", _database_page),

@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from agents import profiles
 from agents.minds import MINDS
 from agents.toolbox import Mind, ToolCard
-from orchestrator import house, prompts, wiring
+from orchestrator import house, meters, prompts, wiring
 from orchestrator.bus import CeleryBus, RabbitBus
 from orchestrator.domain.errors import Misconfigured, Unavailable
 from orchestrator.domain.lifecycle import ALIVE
@@ -35,6 +35,7 @@ from workers.gate import reach
 from workers.gate.decision_log import DecisionLog
 from workers.gate.desk import Desk
 from workers.gate.gate import Gate, cards_of
+from workers.gate.hearers import Hearers
 from workers.gate.hearing import Hearing
 from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
@@ -59,11 +60,12 @@ _LOOK_S: Final = 5.0
 
 def enforcer(settings: Settings) -> Enforcer:
     """What decides by policy: the OPA server that is configured, or this process. Raises `Misconfigured`."""
-    heard = None
-    if settings.decision_log_file:
-        heard = DecisionLog(
-            Path(settings.decision_log_file).expanduser(), with_input=settings.decision_log_input
-        )
+    heard = Hearers(
+        meters.Decisions("opa" if settings.opa_url else "embedded"),
+        DecisionLog(Path(settings.decision_log_file).expanduser(), with_input=settings.decision_log_input)
+        if settings.decision_log_file
+        else None,
+    )
     try:
         if not settings.opa_url:
             folder = house.path("policies")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -13,14 +14,14 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from orchestrator import database, locks
+from orchestrator import database, locks, meters
 from orchestrator.api import forms
 from orchestrator.api.office import Core, Here
 from orchestrator.api.problems import documented, problem
 from orchestrator.domain.errors import Unavailable
-from orchestrator.domain.plan import PlanState
+from orchestrator.domain.plan import NotificationState, PlanState
 from orchestrator.store import Tally
-from orchestrator.telemetry import log
+from orchestrator.telemetry import METRICS, log
 
 router: Final = APIRouter(tags=["health"])
 
@@ -90,12 +91,13 @@ def _broker(url: str) -> str:
     },
 )
 def metrics(office: Here) -> Response:
-    """Count what there is, for Prometheus; read from the database when asked, so that any replica says the same."""
+    """Count what there is, for Prometheus: in the database, which any replica says alike, and what this process did."""
     with office.core.store.transaction() as tx:
         tally = tx.tally()
     registry = CollectorRegistry()
     registry.register(_Counted(tally))
-    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    found = generate_latest(registry) + meters.text()
+    return Response(found, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class _Counted(Collector):
@@ -106,18 +108,26 @@ class _Counted(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         tally = self._tally
-        plans = GaugeMetricFamily("orchestrator_plans", "Plans by state.", labels=["state"])
-        for state in PlanState:
-            plans.add_metric([state.value], tally.plans.get(state.value, 0))
-        yield plans
-        for name, (said, value) in _single(tally).items():
-            yield GaugeMetricFamily(f"orchestrator_{name}", said, value=value)
+        yield _by_state("orchestrator_plans", PlanState, tally.plans)
+        yield _by_state("orchestrator_notifications", NotificationState, tally.notifications)
+        for name, value in _single(tally).items():
+            yield GaugeMetricFamily(f"orchestrator_{name}", METRICS[f"orchestrator_{name}"], value=value)
 
 
-def _single(tally: Tally) -> Mapping[str, tuple[str, float]]:
+def _by_state(name: str, states: Iterable[StrEnum], counted: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, METRICS[name], labels=["state"])
+    for state in states:
+        family.add_metric([state.value], counted.get(state.value, 0))
+    return family
+
+
+def _single(tally: Tally) -> Mapping[str, float]:
     return {
-        "dead_letters_open": ("Dead letters that nobody retried or discarded.", tally.dead_letters),
-        "steps_running": ("Steps in a worker's hands.", tally.running_steps),
-        "outbox_messages": ("Messages that the relay has not published.", tally.waiting_messages),
-        "outbox_oldest_age_seconds": ("How long the oldest of them has waited.", tally.waiting_s),
+        "dead_letters_open": tally.dead_letters,
+        "steps_running": tally.running_steps,
+        "stops": tally.stops,
+        "outbox_messages": tally.waiting_messages,
+        # what grows while nothing happens comes last
+        "outbox_oldest_age_seconds": tally.waiting_s,
+        "notifications_oldest_age_seconds": tally.untold_s,
     }

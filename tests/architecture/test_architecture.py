@@ -216,6 +216,8 @@ class TestARoute:
             # numbers of the whole, which name nobody, and whether tenants are kept apart
             "health: exposed = core.store.exposure() if at == wanted else None",
             "health: with office.core.store.transaction() as tx:",
+            # what the fleet stopped is for every tenant to see; the switch confines itself, and its tests say so
+            "stops: return Switch(office.core.store, office.core.sealer)",
         }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.domain.errors import Misconfigured
 from workers import signals
 from workers.cli import doors, flags, view
+
+if TYPE_CHECKING:
+    from orchestrator.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Run one process of the fleet on RabbitMQ.")
 
@@ -42,6 +45,7 @@ def steps(
     from workers import fleet
 
     with doors.opened(chosen, verbose=verbose) as core:
+        _measured(chosen)
         view.tell("Taking steps. SIGTERM finishes or hands back those in hand, and stops.", "green")
         fleet.steps(core, queues=queues or None, events=events)
 
@@ -86,8 +90,17 @@ def _loop(role: str, data: flags.Data, *, verbose: bool) -> None:
 
     stopping = signals.stopping()
     with doors.opened(chosen, verbose=verbose) as core:
+        _measured(chosen)
         view.tell(f"Running {role.replace('_', ' ')}. SIGTERM stops.", "green")
         fleet.ROLES[role](core, stopping)
+
+
+def _measured(chosen: Settings) -> None:
+    """Let Prometheus ask this process, where the settings say so."""
+    if chosen.metrics_listen:
+        from orchestrator import meters  # takes a while, which help and usage errors should not wait for
+
+        meters.serve(chosen.metrics_listen)
 
 
 def _need_a_broker(url: str) -> None:
