@@ -752,9 +752,17 @@ class Reply:
 class Talker(Protocol):
     """Answers a person's conversation, without a plan."""
 
-    def answer(self, who: Principal, messages: Sequence[Mapping[str, str]], *, model: str | None) -> Reply:
+    def answer(
+        self,
+        who: Principal,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str | None,
+        decision: Judgement | None = None,
+    ) -> Reply:
         """Return what the model says next; decided and recorded before it is asked.
 
+        `decision` is what let the caller in to do this, where somebody has just asked; without one the policy is asked.
         Raises `Conflict` where there is no model, `Forbidden` where the policy says no, and `Unavailable`.
         """
         ...

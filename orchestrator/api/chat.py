@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 
 from orchestrator.api import forms
-from orchestrator.api.identity import Principal, acts
+from orchestrator.api.identity import Principal, acts, decided
 from orchestrator.api.office import Here
 from orchestrator.api.problems import documented
 from orchestrator.domain.errors import Conflict
@@ -17,12 +18,20 @@ router: Final = APIRouter(tags=["chat"])
 
 @router.post("/chat", response_model=forms.ChatReply, responses=documented(403, 409))
 def chat(
-    office: Here, who: Annotated[Principal, Depends(acts("chat.interact"))], form: forms.ChatForm
+    request: Request,
+    office: Here,
+    who: Annotated[Principal, Depends(acts("chat.interact"))],
+    form: forms.ChatForm,
 ) -> Any:
     """Let the model answer a conversation. It searches nothing and cites nothing: ask for research where it matters."""
     if office.talker is None:
         raise Conflict("This server has no language model to talk to.")
-    reply = office.talker.answer(who, [m.model_dump() for m in form.messages], model=form.model)
+    reply = office.talker.answer(
+        who,
+        [m.model_dump() for m in form.messages],
+        model=form.model,
+        decision=decided(request, "chat.interact"),
+    )
     return {
         "message": {"role": "assistant", "content": reply.text},
         "model": reply.model,

@@ -28,6 +28,7 @@ from orchestrator.api.problems import Refused
 from orchestrator.domain import identity as rules
 from orchestrator.domain.errors import Invalid, Unavailable
 from orchestrator.domain.identity import ACTIONS, Principal
+from orchestrator.domain.judgement import Judgement
 from orchestrator.domain.plan import Json
 from orchestrator.keyring import KeyRing
 from orchestrator.ports import Judge
@@ -57,6 +58,7 @@ DEVELOPER: Final = Principal("api", "default", frozenset({"operator", "tenant_ad
 PLENTY: Final = Rate(1_000_000, 100_000)
 
 _CALLER: Final = "orchestrator.caller"
+_DECIDED: Final = "orchestrator.decided"
 _LOGIN: Final = "/auth/session"
 _ASKS_BY_GET: Final = frozenset({"/research/stream"})
 _SCHEME: Final = "bearer"
@@ -174,15 +176,19 @@ class Reception:
 
     # may they
 
-    def permit(self, who: Principal, action: str, *, profile: str | None = None) -> None:
-        """Raise `Refused` with 403 unless the policy allows the action, or `Unavailable` when it cannot answer."""
+    def permit(self, who: Principal, action: str, *, profile: str | None = None) -> Judgement | None:
+        """Return the decision that allows the action; `None` in development without a policy.
+
+        Raises `Refused` with 403 unless the policy allows it, or `Unavailable` when it cannot answer.
+        """
         if self._judge is None:
             if who.kind == DEVELOPER.kind:
-                return
+                return None
             raise Unavailable("There is no policy that says what callers may do, so none may do anything.")
         asked: list[Mapping[str, Json]] = [{}]
         if profile is not None:
             asked.append({"agent": self._agent(profile)})  # besides, and not instead: it can only take away
+        ruling: Judgement | None = None
         for context in asked:
             ruling = self._judge.decide(ACTIONS, rules.document(who, action, context))
             if ruling.failed:
@@ -194,6 +200,7 @@ class Reception:
                     f"You may not do this: {action} is not allowed to {who.name}.",
                     reasons=[{"reason": r.reason, "capability": r.capability} for r in ruling.reasons],
                 )
+        return ruling
 
     def _agent(self, profile: str) -> Json:
         found = self._agents.get(profile)
@@ -320,11 +327,18 @@ def acts(action: str) -> Callable[[Request], Principal]:
                 "Nobody has asked who you are; this API is put together wrongly, and lets nobody in.",
                 headers={"WWW-Authenticate": 'Bearer realm="orchestrator"'},
             )
-        _reception(request).permit(who, action, profile=request.headers.get("x-agent-profile"))
+        profile = request.headers.get("x-agent-profile")
+        request.scope[_DECIDED] = action, _reception(request).permit(who, action, profile=profile)
         return who
 
     caller.action = action  # type: ignore[attr-defined]  # for whoever walks the routes
     return caller
+
+
+def decided(request: Request, action: str) -> Judgement | None:
+    """Return the decision by which this request was let in to take this action, for whoever would ask the same again."""
+    found: tuple[str, Judgement | None] = request.scope.get(_DECIDED, ("", None))
+    return found[1] if found[0] == action else None
 
 
 reads = acts

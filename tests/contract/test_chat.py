@@ -34,7 +34,17 @@ class Chat:
     """An API whose callers may talk, a model that writes down what it is asked, and the database under both."""
 
     def __init__(
-        self, dsn, portal, folder, server, *, name="m-1", roles=("operator",), judge=None, models=None
+        self,
+        dsn,
+        portal,
+        folder,
+        server,
+        *,
+        name="m-1",
+        roles=("operator",),
+        judge=None,
+        models=None,
+        front=None,
     ):
         models = models or model.Endpoint(server.url, "m-1", KEY_VARIABLE).catalogue()
         self.store = PgStore(dsn, size=4)
@@ -50,7 +60,8 @@ class Chat:
             stops=Stops(self.stops, may_be_missing=True),
         )
         who = identity.Principal("ada", "acme", frozenset(roles), kind="development")
-        self.site = Site(dsn, portal, folder, reception=identity.Reception(anybody=who), talker=talk)
+        front = front or identity.Reception(anybody=who)
+        self.site = Site(dsn, portal, folder, reception=front, talker=talk)
         self.endpoint = server
         self.dsn = dsn
 
@@ -215,3 +226,32 @@ def test_with_another_model_is_refused(chat):
 def test_of_another_form_is_refused(chat, wrong):
     assert chat.say(**wrong).status_code == 422
     assert chat.endpoint.requests == []
+
+
+class Counting:
+    """The policy of the house, which remembers each decision that it gave."""
+
+    def __init__(self):
+        self._inner = EmbeddedEnforcer(house.path("policies"))
+        self.given = []
+
+    def decide(self, package, document):
+        self.given.append(self._inner.decide(package, document))
+        return self.given[-1]
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Agent-Profile": "envoy"}])
+def test_the_policy_is_asked_once_and_its_decision_is_the_one_on_record(open_chat, headers):
+    judge = Counting()
+    front = identity.Reception(
+        judge=judge,
+        anybody=identity.Principal("ada", "acme", frozenset({"operator"}), kind="key"),
+        agents={"envoy": ["chat.interact"]},
+    )
+    chat = open_chat(judge=judge, front=front)
+
+    assert chat.site.post("/chat", json=ASKED, headers=headers).status_code == 200
+
+    (_, intent), _ = chat.records()
+    assert intent["details"]["decision"]["decision_id"] == judge.given[-1].decision_id
+    assert len(judge.given) == 1 + len(headers)  # as the caller, and besides as the agent that they name

@@ -53,9 +53,17 @@ class Talk:
         """Let go of the model's server."""
         self._host.close()
 
-    def answer(self, who: Principal, messages: Sequence[Mapping[str, str]], *, model: str | None) -> Reply:
+    def answer(
+        self,
+        who: Principal,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str | None,
+        decision: Judgement | None = None,
+    ) -> Reply:
         """Return what the model says next. Raises `Conflict` without a model, `Forbidden`, or `Unavailable`.
 
+        With a `decision` that lets the caller do this, the policy is not asked for another.
         A `model` that is named is asked alone; else one after the other, each on the record, until one answers.
         """
         tool = self._tool
@@ -67,7 +75,8 @@ class Talk:
                 f"The models here are {', '.join(sorted(self._called()))}; name one of them, or none."
             )
         self._not_stopped(who, tool)
-        decision = self._decided(who)
+        if decision is None or decision.failed or not decision.allow:
+            decision = self._decided(who)
         order = self._models.order() if named is None else (named,)
         for chosen in order[:-1]:
             try:
