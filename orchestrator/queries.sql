@@ -844,8 +844,20 @@ SELECT a.*
    AND (%(step)s::integer IS NULL OR a.step = %(step)s)
    AND (%(category)s::text IS NULL OR a.category = %(category)s)
    AND (%(role)s::text IS NULL OR (a.state = 'pending' AND %(role)s = ANY (a.roles)))
-   AND (%(tenant)s::text IS NULL
-        OR EXISTS (SELECT FROM plan AS p WHERE p.plan_id = a.plan_id AND p.tenant = %(tenant)s))
+ ORDER BY a.asked_at, a.approval_id
+ LIMIT %(limit)s::bigint;
+
+-- name: approvals_of_tenant
+-- Those of one tenant, found from its plans: asked of each approval, a crowd of another's would be looked up row by row.
+SELECT a.*
+  FROM plan AS p
+  JOIN approval AS a USING (plan_id)
+ WHERE p.tenant = %(tenant)s
+   AND (%(state)s::text IS NULL OR a.state = %(state)s)
+   AND (%(plan_id)s::uuid IS NULL OR p.plan_id = %(plan_id)s)
+   AND (%(step)s::integer IS NULL OR a.step = %(step)s)
+   AND (%(category)s::text IS NULL OR a.category = %(category)s)
+   AND (%(role)s::text IS NULL OR (a.state = 'pending' AND %(role)s = ANY (a.roles)))
  ORDER BY a.asked_at, a.approval_id
  LIMIT %(limit)s::bigint;
 
@@ -959,17 +971,23 @@ SELECT *
  WHERE notification_id = %(notification_id)s;
 
 -- name: notifications
--- What was to be told about an approval, or is in a state, or of a tenant's plans, the oldest first.
+-- What was to be told about an approval, or is in a state, the oldest first.
 SELECT n.*
   FROM notification AS n
  WHERE (%(approval_id)s::uuid IS NULL OR n.approval_id = %(approval_id)s)
    AND (%(state)s::text IS NULL OR n.state = %(state)s)
-   AND (%(tenant)s::text IS NULL
-        OR EXISTS (SELECT
-                     FROM approval AS a
-                     JOIN plan AS p USING (plan_id)
-                    WHERE a.approval_id = n.approval_id
-                      AND p.tenant = %(tenant)s))
+ ORDER BY n.made_at, n.notification_id
+ LIMIT %(limit)s::bigint;
+
+-- name: notifications_of_tenant
+-- Those about approvals of one tenant's plans, found from these, as with approvals.
+SELECT n.*
+  FROM plan AS p
+  JOIN approval AS a USING (plan_id)
+  JOIN notification AS n USING (approval_id)
+ WHERE p.tenant = %(tenant)s
+   AND (%(approval_id)s::uuid IS NULL OR a.approval_id = %(approval_id)s)
+   AND (%(state)s::text IS NULL OR n.state = %(state)s)
  ORDER BY n.made_at, n.notification_id
  LIMIT %(limit)s::bigint;
 

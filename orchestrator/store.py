@@ -966,7 +966,7 @@ class PgTx:
         limit: int | None = None,
     ) -> Sequence[Approval]:
         rows = self._run(
-            "approvals",
+            "approvals" if tenant is None else "approvals_of_tenant",
             state=state,
             plan_id=plan_id,
             step=step,
@@ -1088,7 +1088,8 @@ class PgTx:
         tenant: str | None = None,
         limit: int | None = None,
     ) -> Sequence[Notification]:
-        rows = self._run("notifications", approval_id=approval_id, state=state, tenant=tenant, limit=limit)
+        query = "notifications" if tenant is None else "notifications_of_tenant"
+        rows = self._run(query, approval_id=approval_id, state=state, tenant=tenant, limit=limit)
         return [_notification(row) for row in rows]
 
     def add_dead_letter(self, letter: DeadLetter) -> None:

@@ -711,3 +711,57 @@ class TestAConnectionThatServedATenant:
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(look, range(200)))
         store.close()
+
+
+@pytest.mark.parametrize("query", ["approvals_of_tenant", "notifications_of_tenant"])
+def test_a_crowd_of_another_tenant_s_is_not_looked_up_row_by_row(own_world, query):
+    hand = own_world.hand
+    hand.execute("SET session_replication_role = replica")  # a crowd of rows, and not of work
+    for table, key, from_ in (
+        (
+            "plan",
+            {"plan_id": "gen_random_uuid()", "idempotency_key": "NULL"},
+            "t.tenant = %(theirs)s LIMIT 1",
+        ),
+        ("approval", {"approval_id": "gen_random_uuid()", "plan_id": "p.plan_id"}, ""),
+        ("notification", {"notification_id": "gen_random_uuid()", "approval_id": "p.approval_id"}, ""),
+    ):
+        names = [
+            row[0]
+            for row in hand.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+                " AND NOT attisdropped AND attgenerated = ''",
+                [table],
+            )
+        ]
+        values = ", ".join(key.get(name, f't."{name}"') for name in names)
+        above = {
+            "plan": "generate_series(1, 500) AS p",
+            "approval": "plan AS p",
+            "notification": "approval AS p",
+        }[table]
+        one = f"(SELECT * FROM {table} AS t WHERE {from_ or 'true LIMIT 1'}) AS t"
+        hand.execute(
+            f"INSERT INTO {table} ({', '.join(map(repr_of, names))}) SELECT {values} FROM {one}, {above}",
+            {"theirs": THEIRS},
+        )
+    hand.execute("ANALYZE")
+    asked = {"tenant": OURS, "state": None, "plan_id": None, "step": None, "category": None, "role": None}
+    asked |= {"limit": 50, "approval_id": None}
+
+    with acting(own_world.dsn, OURS) as tenant:
+        ((explained,),) = psycopg.ClientCursor(tenant).execute(
+            "EXPLAIN (ANALYZE, FORMAT JSON) " + pg.queries()[query], asked
+        )
+
+    # what is a tenant's own is asked of each row that is looked at: of no more than a few of the crowd
+    assert max(looked_up(explained[0]["Plan"])) < 100
+
+
+def repr_of(name: str) -> str:
+    return f'"{name}"'
+
+
+def looked_up(node: dict) -> list[int]:
+    own = [node["Actual Loops"]] if "Subplan Name" in node else [0]
+    return own + [loops for each in node.get("Plans", []) for loops in looked_up(each)]
