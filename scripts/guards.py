@@ -112,6 +112,16 @@ STOPPED = Part("tests/contract/test_gate_rules.py::TestAStopOfTheWholeFleet")
 
 GUARDS = (
     _guard(
+        "an approval of another category grants nothing",
+        "the gate",
+        Part("tests/contract/test_parked_plans.py::TestTheGate"),
+        (
+            GATE,
+            "(a.step, a.args_digest, a.category) == (claimed.ref.number, key, about)",
+            "(a.step, a.args_digest) == (claimed.ref.number, key)",
+        ),
+    ),
+    _guard(
         "a gate reads what is stopped with each decision",
         "the gate",
         STOPPED,

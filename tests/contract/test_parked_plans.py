@@ -6,6 +6,8 @@ import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -20,6 +22,7 @@ from orchestrator.domain.plan import ApprovalState, Chain, PlanState, Stage, Ste
 from orchestrator.queries import queries
 from orchestrator.relay import Relay
 from tests.contract.bench import InMemoryBench, PostgresBench
+from tests.contract.test_gate import Lost
 from tests.contract.workbench import opened
 from workers.gate.gate import CallHeld
 
@@ -32,7 +35,7 @@ def work(request, sealer):
     """A gate and a conductor with the chains that come with the program."""
     bench = PostgresBench(request.getfixturevalue("dsn")) if request.param == "postgres" else InMemoryBench()
     with opened(bench, sealer) as made:
-        made.rules = Rules(chains=chains.load(30 * DAY), categories=chains.categories())
+        made.rules = Rules(chains=chains.load(30 * DAY))  # so that each call is a DECISION
         made.conductor = made.conductor_on(made.store)
         yield made
     bench.close()
@@ -112,6 +115,24 @@ class TestTheGate:
         work.gate().call(work.claim(ref), "write", {"about": "x"}, occurrence=0)
         assert len(work.witness.calls) == 1
 
+    def test_says_that_a_call_may_have_happened_when_it_asks_again_after_a_loss(self, work):
+        ref, given = self.approved(work, {"about": "x"})
+        claimed = work.claim(ref)
+
+        class Host:
+            def call(self, *asked, **rest):
+                work.host.call(*asked, **rest)
+                raise Lost
+
+        with suppress(Lost):
+            work.gate(host=Host()).call(claimed, "write", {"about": "x"}, occurrence=0)
+        again = work.lose(claimed)
+        work.bench.clock.at = given.holds_until
+
+        with pytest.raises(CallHeld, match="may have happened already"):
+            work.gate().call(again, "write", {"about": "x"}, occurrence=0)
+        assert len(work.witness.calls) == 1
+
     def test_makes_it_until_then(self, work):
         ref, given = self.approved(work, {"about": "x"})
         claimed = work.claim(ref)
@@ -128,7 +149,24 @@ class TestTheGate:
             work.gate().call(claimed, "write", {"about": "x"}, occurrence=0)
         assert work.witness.calls == []
 
+    def by_kind(self, work):
+        """Let calls be about what the file that comes with the program says."""
+        work.rules = replace(work.rules, categories=chains.categories())
+        work.conductor = work.conductor_on(work.store)
+
+    @pytest.mark.parametrize("category", ["DECISION", "QUALITY", "COST"])
+    def test_does_not_take_an_approval_of_something_else_for_one_of_what_the_call_is(self, work, category):
+        self.by_kind(work)
+        claimed = work.claim(budget={"seconds": 30 * 24 * 3600})
+        asked = held_call(work, claimed, {"about": "x"}, category)
+        decide(work, asked, "olga", "operator")
+
+        with pytest.raises(CallHeld):
+            work.gate().call(work.claim(claimed.ref), "write", {"about": "x"}, occurrence=0)
+        assert work.witness.calls == []
+
     def test_says_what_a_call_is_about_so_that_the_right_people_are_asked(self, work):
+        self.by_kind(work)
         ref = work.submit()
         mind = {work.rows("step", ref).agent: lambda _, toolbox: toolbox.call("write", about="x")}
         work.executor(mind).run(ref)

@@ -29,6 +29,7 @@ from typing import Any, Final
 from agents.profiles import Profile
 from agents.toolbox import CallFailed, CallRefused, ToolCard, ToolResult
 from orchestrator.conductor import AskHuman, CallAsk, Conductor, Proceed, Replayed
+from orchestrator.domain.approval import Category
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.errors import BudgetSpent
 from orchestrator.domain.plan import (
@@ -75,6 +76,8 @@ _NEXT: Final = FAULTS | {"timed_out", "server_down", "server_gone"}
 
 _LEAST_S: Final = 1.0
 """Seconds that a model has at least, where a plan's time is almost over."""
+
+_MAYBE: Final = " It may have happened already, before its worker was lost, and would then happen again."
 
 _AROUND: Final = timedelta(seconds=10)
 """What a lock is held for besides the tool's own time: judging, recording, starting its server."""
@@ -222,7 +225,7 @@ class Gate:
     def _decided(
         self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str, occurrence: int
     ) -> ToolResult:
-        decision = self._judge(claimed, tool, arguments, key)
+        decision = self._judge(claimed, tool, arguments, key, occurrence)
         ask = CallAsk(
             tool=tool.name,
             key=key,
@@ -244,7 +247,9 @@ class Gate:
             case Proceed(idempotency_key=idempotency_key):
                 return self._perform(claimed, tool, ask, idempotency_key, timeout_s)
 
-    def _judge(self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str) -> Decision:
+    def _judge(
+        self, claimed: Claimed, tool: ToolSpec, arguments: Mapping[str, Json], key: str, occurrence: int
+    ) -> Decision:
         plan, step = claimed.plan, claimed.step
         profile = self._profiles.get(step.agent)
         approvals, stopped = self._said_by_people(claimed, tool, key)
@@ -284,9 +289,10 @@ class Gate:
                 "policy_unavailable", f"The policy could not answer: {decision.detail or 'no reason given'}."
             )
         if decision.effect == "require_approval":
-            raise CallHeld(
-                f"{step.agent} wants to call {tool.name}, which needs approval.", key, tool.capability
-            )
+            # who approves lets it be repeated as well, and must know that
+            maybe = _MAYBE if self._may_have_happened(claimed, key, occurrence) else ""
+            question = f"{step.agent} wants to call {tool.name}, which needs approval.{maybe}"
+            raise CallHeld(question, key, tool.capability)
         why = ", ".join(f"{r.reason} {r.capability}".strip() for r in decision.reasons)
         passing = [r.reason for r in decision.reasons if r.reason in PASSING]
         if passing:
@@ -342,13 +348,21 @@ class Gate:
     def _said_by_people(
         self, claimed: Claimed, tool: ToolSpec, key: str
     ) -> tuple[Mapping[str, bool], Sequence[Stop]]:
-        """What humans granted for exactly this call (this plan, this step, these arguments), and what they stopped."""
+        """What humans granted for exactly this call (this plan, this step, these arguments), and what they stopped.
+
+        They must have been asked about what the call is: that somebody else let it be repeated, say, grants nothing.
+        """
+        about = self._conductor.rules.categories.get(tool.capability, Category.DECISION)
         with self._conductor.store.transaction() as tx:
             given = tx.approvals(state=ApprovalState.APPROVED, plan_id=claimed.ref.plan_id)
             granted = [a for a in given if a.holds(tx.now())]
             stopped = tx.stops(claimed.plan.tenant)
-        fits = any(a.step == claimed.ref.number and a.args_digest == key for a in granted)
+        fits = any((a.step, a.args_digest, a.category) == (claimed.ref.number, key, about) for a in granted)
         return {tool.capability: True} if fits else {}, stopped
+
+    def _may_have_happened(self, claimed: Claimed, key: str, occurrence: int) -> bool:
+        before = self._conductor.recall(claimed, key, occurrence)
+        return before is not None and before.state in {CallState.INTENDED, CallState.UNKNOWN}
 
     def _reserve(self, tool: ToolSpec, arguments: Mapping[str, Json]) -> Spent:
         model = self._model(tool, arguments)
