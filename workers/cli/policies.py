@@ -141,6 +141,11 @@ def explain(
         view.put_json({"package": named, "input": asked, **_as_json(decision)})
     else:
         _tell(named, decision)
+        if agent is not None:
+            view.tell(
+                "This is what may be called at all. Each call is asked about with its hosts, what its plan has read and what "
+                "is stopped; `orchestrator policy stops` lists that."
+            )
 
 
 @app.command()
