@@ -252,6 +252,9 @@ class Reaching:
         self.reach.append([list(hosts) for hosts in reach])
         return self._host.call(tool, arguments, reach=reach, **rest)
 
+    def __getattr__(self, name):
+        return getattr(self._host, name)
+
 
 class TestTheHostsThatAreLeft:
     def test_to_tenant_and_agent_go_with_the_call_for_every_hop_of_it(self, work):

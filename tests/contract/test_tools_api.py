@@ -12,9 +12,11 @@ from agents import profiles
 from orchestrator import house, settings
 from orchestrator.api import identity
 from orchestrator.domain.judgement import Judgement
+from orchestrator.domain.stop import Stop
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
 from tests.contract.test_api import Site, refusal
+from tests.contract.test_gate_rules import Reaching
 from tests.contract.workbench import ENFORCER
 from workers.gate.desk import Desk
 from workers.gate.stops import Stops
@@ -206,3 +208,23 @@ def test_a_server_without_tools_says_so(dsn, tmp_path):
             assert refusal(site.post("/tools/calculate", json={})) == (409, "conflict")
         finally:
             site.close()
+
+
+def test_what_the_fleet_or_the_tenant_stopped_is_called_by_nobody(here):
+    for tenant, target in (("", "agent:researcher"), ("acme", "tool:calculate")):
+        with here.store.transaction() as tx:
+            tx.put_stop(Stop(target, "It misbehaves.", tenant, "ops"))
+        assert refusal(here.call("calculate", expression="1 + 1"))[0] == 503
+        with here.store.transaction() as tx:
+            assert tx.remove_stop(tenant, target)
+    assert here.records() == []
+    assert here.call("calculate", expression="1 + 1").status_code == 200
+
+
+def test_the_hosts_that_are_left_to_tenant_and_agent_go_with_a_call(here):
+    told = Reaching(here.host)
+    here.desk._host = told
+    here.desk._known = Known(tenants={"acme": ("example.org",), "rival": ()})
+
+    assert here.call("calculate", expression="1 + 1").status_code == 200
+    assert told.reach == [[["example.org"]]]
