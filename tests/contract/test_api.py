@@ -1340,6 +1340,17 @@ class TestTheDoor:
     def test_knows_how_deep_a_body_is(self, body, deep):
         assert door.too_deep(body) is deep
 
+    @pytest.mark.parametrize(
+        "body",
+        [b"{}" * 40 + b'\\"' * 30_000, b"{}" * 40 + b'\\"' * 30_000 + b"\\", b"{}" * 40 + b'"\\\\' * 20_000],
+        ids=["quotes that nothing ends", "an escape of nothing", "quotes and backslashes"],
+    )
+    def test_reads_a_body_once_whatever_is_in_it(self, body):
+        began = time.process_time()
+        assert not door.too_deep(body)
+        # a few milliseconds; to read on from each of the quotes would take more than ten seconds
+        assert time.process_time() - began < 2.0
+
 
 class TestAFault:
     @pytest.fixture
