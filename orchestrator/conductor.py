@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import TypeAlias, TypeGuard, TypeVar
 
 from orchestrator.domain import approval as people
@@ -24,6 +25,7 @@ from orchestrator.domain.errors import (
     IllegalMove,
     KeyReused,
     NotFound,
+    Unavailable,
 )
 from orchestrator.domain.lifecycle import ALIVE, PLAN_MOVES, STEP_ENDS, PlanMove, StepMove
 from orchestrator.domain.outcome import Completed, Faulted, Held, Outcome, Refused, Snoozed
@@ -52,6 +54,7 @@ from orchestrator.domain.plan import (
 from orchestrator.domain.retry import Backoff
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion, Store, Tx
+from orchestrator.telemetry import log
 from orchestrator.vault.chain import Sealer
 
 _T = TypeVar("_T")
@@ -948,9 +951,15 @@ class Conductor:
     # the sweeper's verbs
 
     def sweep(self) -> Swept:
-        """Wake what is due, rescue what was dropped, offer again what was not heard, end what expired."""
+        """Wake what is due, rescue what was dropped, offer again what was not heard, end what expired.
+
+        A row that nobody foresaw is logged, and keeps no other from being swept.
+        """
         return Swept(
-            woken=self.wake(), rescued=self.rescue(), expired=self.expire(), offered=self.offer_again()
+            woken=_apart(self.wake),
+            rescued=_apart(self.rescue),
+            expired=_apart(self.expire),
+            offered=_apart(self.offer_again),
         )
 
     def wake(self) -> int:
@@ -1002,7 +1011,7 @@ class Conductor:
         """Ask further people, or turn approvals that nobody decided in time into rejections; the number of both."""
         with self._store.transaction() as tx:
             asked = tx.expired_approvals(self._rules.batch)
-        return sum(self._expire(approval) for approval in asked)
+        return sum(_apart(partial(self._expire, approval)) for approval in asked)
 
     def _expire(self, asked: Approval) -> bool:
         with self._store.transaction() as tx:
@@ -1036,7 +1045,7 @@ class Conductor:
     def _each(self, find: Callable[[Tx], Sequence[StepRef]], act: Callable[[StepRef], bool]) -> int:
         with self._store.transaction() as tx:
             found = find(tx)
-        return sum(act(ref) for ref in found)
+        return sum(_apart(partial(act, ref)) for ref in found)
 
     # what the verbs share
 
@@ -1149,6 +1158,17 @@ class _Desk:
         )
         self.tx.add_audit(record)
         self._number, self._head = record.number, record.mac
+
+
+def _apart(act: Callable[[], int]) -> int:
+    """How much was done; nothing where a fault came that nobody foresaw."""
+    try:
+        return act()
+    except Unavailable:
+        raise
+    except Exception:  # noqa: BLE001 - one row must not keep every other from being rescued
+        log.exception("sweep.crashed")
+        return 0
 
 
 def is_plain(outcome: Outcome) -> TypeGuard[Completed]:

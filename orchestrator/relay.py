@@ -28,6 +28,7 @@ _QUICK_S: Final = 0.002
 _GATHER_S: Final = 0.02
 _EACH_S: Final = 0.004
 _IDLE_S: Final = 0.05
+_AFTER_FAULT_S: Final = 1.0
 _SETTLED: Final = timedelta(seconds=0.5)
 """A step that was rung for more recently than that is not rung for again after a loss: it may be about to be answered."""
 _LONGEST_SWEEP: Final = 3
@@ -68,7 +69,12 @@ class Relay:
         """
         pause_s = _QUICK_S
         while not stopping.is_set():
-            moved = self._patiently()
+            try:
+                moved = self._patiently()
+            except Exception:  # noqa: BLE001 - whatever it was, what waits must be published
+                log.exception("relay.crashed")
+                stopping.wait(_AFTER_FAULT_S)
+                continue
             if moved:
                 pause_s = min(_GATHER_S, max(_QUICK_S, (moved - 1) * _EACH_S))
             else:
@@ -148,4 +154,6 @@ def _patiently(act: Callable[[], _T], otherwise: _T) -> _T:
         log.warning("bus.unavailable", error=str(error))
     except Unavailable as error:
         log.warning("store.unavailable", error=str(error))
+    except Exception:  # noqa: BLE001 - whatever it was, the next sweep must come
+        log.exception("sweep.crashed")
     return otherwise

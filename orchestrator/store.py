@@ -213,6 +213,9 @@ class PgStore:
             connection = self._pool.getconn()
             try:
                 yield PgTx(connection, self._now() if self._now else None, patience=self._patience)
+            except psycopg.errors.FeatureNotSupported:
+                connection.close()  # what a session prepared is forgotten with a transaction, and here is none
+                raise
             except psycopg.Error:
                 _roll_back(connection)
                 raise
@@ -283,6 +286,11 @@ def _translated(tenant: str | None) -> Iterator[None]:
         raise Unavailable("Postgres ended a transaction that was left alone; nothing was written.") from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise Unavailable("Postgres is read-only at present; nothing was written.") from error
+    except psycopg.errors.FeatureNotSupported as error:
+        # a statement that this session had prepared, over a table that has other columns now; it is prepared anew
+        raise Unavailable(
+            f"A migration came in between, and nothing was written; ask again: {error.diag.message_primary}."
+        ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         if tenant is None:
             told = " ".join(str(error).split())

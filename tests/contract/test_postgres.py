@@ -414,6 +414,51 @@ class TestAProcessThatFallsSilent:
         store.close()
 
 
+class TestASweep:
+    def test_passes_by_a_row_that_nobody_foresaw_and_does_all_the_rest(self, pg_store, hand, sealer):
+        foreign, lapsed, due, waiting = (new_step(pg_store) for _ in range(4))
+        parked = new_step(pg_store)
+        with pg_store.transaction() as tx:
+            tx.take_outbox(100)
+            tx.add_approval(approval_of(parked, tx.now() - LEASE))
+        hand.execute("UPDATE plan SET state = 'running'")
+        # as a newer program may have written it, whose agents this one does not know
+        hand.execute("UPDATE step SET agent = 'oracle' WHERE plan_id = %s", [foreign.plan_id])
+        for ref, age in ((foreign, "2 h"), (lapsed, "1 h")):
+            hand.execute(
+                "UPDATE step SET state = 'running', attempt = 1, claim = 1, holder = 7, leased_until = now() - %s::interval WHERE plan_id = %s",
+                [age, ref.plan_id],
+            )
+        hand.execute(
+            "UPDATE step SET state = 'retrying', attempt = 1, claim = 1, run_after = now() - interval '1 s' WHERE plan_id = %s",
+            [due.plan_id],
+        )
+        hand.execute(
+            "UPDATE step SET offered_at = now() - interval '1 h' WHERE plan_id = %s", [waiting.plan_id]
+        )
+        swept = conductor_on(pg_store, sealer).sweep()
+        assert (swept.woken, swept.rescued, swept.expired, swept.offered) == (1, 1, 1, 1)
+
+
+class TestAMigrationThatComesInBetween:
+    @pytest.mark.parametrize("alone", [False, True], ids=["in a transaction", "a statement alone"])
+    def test_costs_each_session_one_refusal_and_no_more(self, dsn, hand, alone):
+        store = PgStore(dsn, size=1)
+        ref = new_step(store)
+
+        def look():
+            with store.at_once() if alone else store.transaction() as tx:
+                return tx.step(ref)
+
+        for _ in range(10):  # so often that the statement is prepared
+            look()
+        hand.execute("ALTER TABLE step ADD COLUMN later text")
+        with pytest.raises(Unavailable, match="migration"):
+            look()
+        assert look().ref == ref
+        store.close()
+
+
 class TestTwoSweepers:
     """Several replicas sweep the same database at the same moment."""
 

@@ -8,11 +8,14 @@ from datetime import timedelta
 
 import pytest
 
+from orchestrator import relay
 from orchestrator.conductor import Swept
 from orchestrator.domain.errors import Unavailable
+from orchestrator.inmemory import InMemoryStore
 from orchestrator.locks import InMemoryLocks, NoLocks
 from orchestrator.ports import Hold
 from orchestrator.relay import Sweeper
+from tests.clock import NOON
 
 
 class Fleet:
@@ -121,3 +124,35 @@ class TestOfManySweepers:
         for _ in range(93):
             fleet.period()
         assert [sum(who == n for _, who in fleet.sweeps) for n in range(2)] == [3, 3]
+
+
+class TestWhateverASweeperMeets:
+    @pytest.mark.parametrize("fault", [Unavailable("Postgres is away."), ValueError("nobody foresaw it")])
+    def test_does_not_end_it(self, fault):
+        stopping, told = threading.Event(), iter([fault])
+
+        class Conductor:
+            def sweep(self):
+                for first in told:
+                    raise first
+                stopping.set()
+                return Swept()
+
+        Sweeper(Conductor(), every_s=0.01).forever(stopping)
+        assert stopping.is_set()
+
+    @pytest.mark.parametrize("fault", [Unavailable("Postgres is away."), ValueError("nobody foresaw it")])
+    def test_does_not_end_a_relay_either(self, fault, monkeypatch):
+        monkeypatch.setattr(relay, "_AFTER_FAULT_S", 0.01)
+        stopping, told = threading.Event(), iter([fault])
+
+        class Bus:
+            def room(self):
+                for first in told:
+                    raise first
+                stopping.set()
+                return 0
+
+        store = InMemoryStore(lambda: NOON)
+        relay.Relay(store, Bus()).forever(stopping)
+        assert stopping.is_set()
