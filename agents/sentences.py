@@ -334,10 +334,11 @@ def _rows(lines: Sequence[_Line]) -> Iterator[_Block]:
     """Yield the rows of a table that stand on one line, without its head and its borders."""
     borders = [at for at, line in enumerate(lines) if _BORDER.match(line.text)]
     grid = any(lines[at].text.startswith("+") for at in borders)
+    drawn = frozenset(borders)
     body_from = borders[1] if grid and len(borders) > 2 else borders[0] if borders and not grid else -1
     for at, line in enumerate(lines):
-        whole = not grid or (at - 1 in borders and at + 1 in borders)
-        if at > body_from and at not in borders and line.text.startswith("|") and whole:
+        whole = not grid or (at - 1 in drawn and at + 1 in drawn)
+        if at > body_from and at not in drawn and line.text.startswith("|") and whole:
             yield _Block(Kind.ROW, [line])
 
 
@@ -374,7 +375,7 @@ def _while(lines: Sequence[_Line], at: int, holds: Callable[[_Line], bool]) -> i
 
 
 def _next(lines: Sequence[_Line], at: int) -> _Line | None:
-    return next((line for line in lines[at:] if line.text), None)
+    return next((lines[n] for n in range(at, len(lines)) if lines[n].text), None)
 
 
 # --- units and sentences --------------------------------------------------------------------------------------
@@ -439,7 +440,8 @@ def _row(text: str, block: _Block) -> Iterator[Sentence]:
 
 _STOP: Final = re.compile(
     r"(?P<dense>[\u3002\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965]+[\"'\u201d\u2019\u300d\u300f\uff09\u300b)\]]*)"
-    r"|(?P<plain>[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]*_`]*(?=\s))"
+    # begins where a run of stops does, or a line of nothing but dots would be read again from each of them
+    r"|(?P<plain>(?<![.!?\u2026])[.!?\u2026]++[\"'\u201d\u2019\u00bb)\]*_`]*+(?=\s))"
 )
 _NEVER_ENDS_TEXT: Final = """
 approx ca cf col dr e.g ed eds eq eqs excl fig figs ft gen gov hon i.e ibid incl jr lt mr mrs ms mt nos pp
@@ -458,6 +460,8 @@ therefore these they this those thus we what when where which while who why with
 """
 _OPENERS: Final = frozenset(_OPENERS_TEXT.split())
 _BEFORE_STOP: Final = re.compile(r"[^\s\"'(\[\u201c\u2018]*$")
+_LONGEST_MARK: Final = 40
+"""Characters before a stop that are looked at: no abbreviation or number of an entry is longer."""
 _NEXT: Final = re.compile(r"\s*[\"'\u201c\u2018(\[*_`]*(\w+)?")
 
 
@@ -480,7 +484,7 @@ def _ends(text: str, begun: int, stop: re.Match[str], end: int) -> bool:
         return False
     if not stop["plain"].startswith(".") or stop["plain"].startswith(".."):
         return True
-    before = _BEFORE_STOP.search(text, begun, stop.start())
+    before = _BEFORE_STOP.search(text, max(begun, stop.start() - _LONGEST_MARK), stop.start())
     mark = before[0].lower() if before else ""
     if mark in _NEVER_ENDS:
         return False

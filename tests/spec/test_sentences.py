@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -265,3 +267,14 @@ def test_a_hundred_kilobytes_of_one_thing_are_split_like_any_text(unit):
     found = sentences.split(text, headed=True)
     assert all(text[s.start : s.end] == s.text for s in found)
     assert all(0 <= h.start < h.end <= len(text) for h in sentences.headings(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["." * 60_000 + "x", "ab " + "-" * 60_000 + " b. C", "* \n" * 60_000, "--- ---\n" * 40_000],
+    ids=["dots", "a word before a stop", "empty entries", "borders"],
+)
+def test_no_text_takes_a_time_that_grows_with_the_square_of_its_length(text):
+    began = time.process_time()
+    sentences.split(text)
+    assert time.process_time() - began < 2.5  # less than half a second; it was five to fifty
