@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import psycopg
 from psycopg import ClientCursor, Connection, Cursor
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
@@ -327,7 +328,9 @@ class Alive:
         self._hold()
 
     def _connect(self) -> Connection[DictRow]:
-        return psycopg.connect(self._dsn, autocommit=True, row_factory=dict_row)
+        # a wire that fell silent must show here as soon as it does to steps: their worker is dead without this lock
+        watched = make_conninfo(self._dsn, **_WIRE)
+        return psycopg.connect(watched, autocommit=True, row_factory=dict_row)
 
     def _hold(self) -> None:
         with self._connection.cursor() as cursor:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar, overload
 
 import structlog
@@ -432,9 +433,13 @@ class Heartbeats:
             step.told = True
             return self._answered(self._conductor.tell_started, step.claimed)
         if now - step.renewed >= self._every_s:
-            step.renewed = now
-            return self._answered(self._conductor.renew, step.claimed)
+            return self._answered(partial(self._renew, step, now), step.claimed)
         return True
+
+    def _renew(self, step: _Held, now: float, claimed: Claimed) -> bool:
+        kept = self._conductor.renew(claimed)
+        step.renewed = now  # not where nobody answered: a third of the lease later would be late
+        return kept
 
     @staticmethod
     def _answered(ask: Callable[[Claimed], bool], claimed: Claimed) -> bool:

@@ -20,7 +20,7 @@ from orchestrator.domain.plan import Agent, CallState, Fact, PlanState, StepRef,
 from orchestrator.store import Alive
 from tests.contract.bench import InMemoryBench, PostgresBench
 from tests.contract.workbench import DOCUMENT, eventually, opened
-from workers.executor import CUT_SHORT, Heartbeats
+from workers.executor import CUT_SHORT, Heartbeats, _Held
 from workers.gate.gate import CallFailed, CallHeld, CallRefused
 
 STORES = [pytest.param("postgres", marks=pytest.mark.postgres), "inmemory"]
@@ -536,6 +536,29 @@ class TestTheHeartbeats:
             assert eventually(lambda: renewed.count("good") >= 3)
         beats.close()
         assert renewed.count("bad") >= 3
+
+    def test_ask_again_at_the_next_beat_when_postgres_did_not_answer(self):
+        asked = []
+
+        class Stub:
+            rules = Rules(lease=timedelta(hours=1))
+
+            def renew(self, claimed):
+                asked.append(claimed)
+                if len(asked) == 1:
+                    raise Unavailable("Postgres does not answer.")
+                return True
+
+        class Holding:
+            ref = StepRef("p", 1)
+
+        beats = Heartbeats(Stub(), 1e9)
+        long_ago = time.monotonic() - 3_000.0
+        held = _Held(Holding(), long_ago, told=True)
+        for _ in range(3):
+            assert beats._kept(held)
+        beats.close()
+        assert len(asked) == 2
 
     def test_say_that_a_step_has_begun_once_it_takes_a_while(self, light):
         def think(assignment, toolbox):

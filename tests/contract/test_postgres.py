@@ -611,6 +611,16 @@ class TestAWorkerThatIsAlive:
         assert session_of(hand, alive.holder) not in {None, first}
         assert lapsed(pg_store) == []
 
+    def test_notices_a_wire_that_fell_silent_as_soon_as_its_store_does(self, alive, pg_store):
+        def watched(connection):
+            known = connection.info.get_parameters()
+            return {
+                name: known.get(name) for name in known if name.startswith(("keepalives", "tcp_", "connect_"))
+            }
+
+        with pg_store._pool.connection() as connection:
+            assert watched(alive._connection) == watched(connection) != {}
+
     def test_keeps_its_session_when_nothing_is_wrong(self, alive, hand):
         first = session_of(hand, alive.holder)
         alive.renew()
