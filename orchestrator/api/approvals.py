@@ -11,12 +11,14 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query
+from pydantic import AfterValidator
 
 from orchestrator import shapes
 from orchestrator.api import forms
 from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Here
 from orchestrator.api.problems import documented
+from orchestrator.api.submission import storable
 from orchestrator.domain.approval import Category
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.plan import Approval, ApprovalState
@@ -37,7 +39,9 @@ def listed(
     plan: Annotated[UUID | None, Query(description="Only those of this plan.")] = None,
     category: Annotated[Category | None, Query(description="Only those about this.")] = None,
     role: Annotated[
-        str | None, Query(max_length=64, description="Only those that wait for this role now.")
+        str | None,
+        AfterValidator(storable),
+        Query(max_length=64, description="Only those that wait for this role now."),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Any:

@@ -1,6 +1,7 @@
 """The HTTP contract, over the real application on a real Postgres: what each route answers, and how each refuses."""
 
 import json
+import re
 import sys
 import threading
 import time
@@ -1319,6 +1320,15 @@ class TestTheDoor:
         assert refusal(site.post(f"/plans/{NOBODY}/cancel", headers=headers)) == (403, "cross_site")
         assert refusal(site.get("/research/stream?query=a", headers=headers)) == (403, "cross_site")
         assert site.get("/metrics").text.split("outbox_oldest")[0] == before.split("outbox_oldest")[0]
+
+    @pytest.mark.parametrize("value", ["%00", "a%00b", "%ED%A0%80", "%FF"])
+    def test_has_a_refusal_for_a_parameter_that_cannot_be_stored(self, site, value):
+        routes = [r for r in site.app.state.routes if "GET" in r.methods and "stream" not in r.path]
+        asked = [(r.path, q.alias) for r in routes for q in r.dependant.query_params]
+        asked = [(re.sub(r"{\w+}", NOBODY, path), name) for path, name in asked]
+        assert ("/approvals", "role") in asked
+        faults = [p for p in asked if site.get(f"{p[0]}?{p[1]}={value}").status_code >= 500]
+        assert faults == []
 
     def test_takes_up_the_trace_of_its_caller(self, site):
         trace = "4bf92f3577b34da6a3ce929d0e0e4736"
