@@ -54,7 +54,6 @@ from orchestrator.domain.plan import (
 from orchestrator.domain.retry import Backoff
 from orchestrator.messages import Message, Topic
 from orchestrator.ports import Completion, Store, Tx
-from orchestrator.telemetry import log
 from orchestrator.vault.chain import Sealer
 
 _T = TypeVar("_T")
@@ -953,14 +952,10 @@ class Conductor:
     def sweep(self) -> Swept:
         """Wake what is due, rescue what was dropped, offer again what was not heard, end what expired.
 
-        A row that nobody foresaw is logged, and keeps no other from being swept.
+        A fault that nobody foresaw is raised once all the rest is done: one row keeps no other from being swept.
         """
-        return Swept(
-            woken=_apart(self.wake),
-            rescued=_apart(self.rescue),
-            expired=_apart(self.expire),
-            offered=_apart(self.offer_again),
-        )
+        woken, rescued, expired, offered = _all((self.wake, self.rescue, self.expire, self.offer_again))
+        return Swept(woken=woken, rescued=rescued, expired=expired, offered=offered)
 
     def wake(self) -> int:
         """Make retrying steps ready whose time has come; the number woken."""
@@ -1011,7 +1006,7 @@ class Conductor:
         """Ask further people, or turn approvals that nobody decided in time into rejections; the number of both."""
         with self._store.transaction() as tx:
             asked = tx.expired_approvals(self._rules.batch)
-        return sum(_apart(partial(self._expire, approval)) for approval in asked)
+        return sum(_all(partial(self._expire, approval) for approval in asked))
 
     def _expire(self, asked: Approval) -> bool:
         with self._store.transaction() as tx:
@@ -1045,7 +1040,7 @@ class Conductor:
     def _each(self, find: Callable[[Tx], Sequence[StepRef]], act: Callable[[StepRef], bool]) -> int:
         with self._store.transaction() as tx:
             found = find(tx)
-        return sum(_apart(partial(act, ref)) for ref in found)
+        return sum(_all(partial(act, ref) for ref in found))
 
     # what the verbs share
 
@@ -1160,15 +1155,20 @@ class _Desk:
         self._number, self._head = record.number, record.mac
 
 
-def _apart(act: Callable[[], int]) -> int:
-    """How much was done; nothing where a fault came that nobody foresaw."""
-    try:
-        return act()
-    except Unavailable:
-        raise
-    except Exception:  # noqa: BLE001 - one row must not keep every other from being rescued
-        log.exception("sweep.crashed")
-        return 0
+def _all(acts: Iterable[Callable[[], int]]) -> Sequence[int]:
+    """Do all of it and return how much each did; then raise the first fault that nobody foresaw."""
+    done, fault = list[int](), None
+    for act in acts:
+        try:
+            done.append(act())
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - one row must not keep every other from being rescued
+            fault = fault or error
+            done.append(0)
+    if fault is not None:
+        raise fault
+    return done
 
 
 def is_plain(outcome: Outcome) -> TypeGuard[Completed]:

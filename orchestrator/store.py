@@ -624,6 +624,8 @@ class PgTx:
                 patience=self._patience,
             ).fetchall()
         except _HELD:
+            if self._patience is None:
+                raise  # nobody asks again alone, and what is held is not lost
             return {}
         taken = {}
         for row in rows:
@@ -652,8 +654,12 @@ class PgTx:
             rows = self._run(
                 "complete_steps", completions=_plain(came), number=len(came), patience=self._patience
             ).fetchall()
-        except (psycopg.errors.DivisionByZero, *_HELD):
-            return set()  # one of the claims was lost while the statement waited, or it waited too long
+        except psycopg.errors.DivisionByZero:
+            return set()  # one of the claims was lost while the statement waited
+        except _HELD:
+            if self._patience is None:
+                raise  # nobody asks again alone, and what is held is not lost
+            return set()
         for row in rows:
             pending = self._pending(row["plan_id"])
             pending.event_count = max(pending.event_count, int(row["event_count"]))

@@ -19,7 +19,7 @@ DOORS = {
     "orchestrator/api/door.py:__call__": "the API's door: what nobody foresaw becomes a problem and a trace id",
     "orchestrator/chronos.py:_serve_next": "a schedule that cannot be fired is recorded, and never stops the others",
     "orchestrator/chronos.py:forever": "nothing may stop the clock",
-    "orchestrator/conductor.py:_apart": "one row must not keep every other from being swept",
+    "orchestrator/conductor.py:_all": "one row must not keep every other from being swept; its fault is raised afterwards",
     "orchestrator/database.py:__init__": "the embedded server's library may raise anything; it becomes Unavailable",
     "orchestrator/locks.py:_asked": "a hint must not be able to harm what it is a hint for",
     "orchestrator/locks.py:fault": "whatever keeps a Redis from answering is what was asked for",

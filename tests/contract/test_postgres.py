@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from orchestrator import database
@@ -436,8 +437,42 @@ class TestASweep:
         hand.execute(
             "UPDATE step SET offered_at = now() - interval '1 h' WHERE plan_id = %s", [waiting.plan_id]
         )
-        swept = conductor_on(pg_store, sealer).sweep()
-        assert (swept.woken, swept.rescued, swept.expired, swept.offered) == (1, 1, 1, 1)
+        with pytest.raises(ValueError, match="oracle"):
+            conductor_on(pg_store, sealer).sweep()
+        with pg_store.transaction() as tx:
+            rung = {m.ref for m in tx.take_outbox(100)}
+            assert tx.plan(parked.plan_id).state is PlanState.REJECTED
+        assert rung == {lapsed, due, waiting}
+
+
+class TestAStepThatSomebodyElseHolds:
+    """Where an operator limits how long a statement may wait for what is held, or Postgres ends a circle of waiting."""
+
+    @pytest.fixture
+    def impatient(self, dsn):
+        store = PgStore(make_conninfo(dsn, options="-c lock_timeout=50ms"), size=2)
+        yield store
+        store.close()
+
+    @contextmanager
+    def held(self, dsn, ref):
+        with psycopg.connect(dsn) as other:
+            other.execute("SELECT FROM step WHERE plan_id = %s FOR UPDATE", [ref.plan_id])
+            yield
+            other.rollback()
+
+    def test_is_not_told_from_one_that_was_lost_when_it_reports(self, dsn, impatient, sealer):
+        conductor = conductor_on(impatient, sealer)
+        claimed = conductor.begin(new_step(impatient), holder=7)
+        with self.held(dsn, claimed.ref), pytest.raises(Unavailable):
+            conductor.report(claimed, Completed("found"))
+        assert conductor.report(claimed, Completed("found"))
+
+    def test_is_not_told_from_one_that_there_is_nothing_to_do_for(self, dsn, impatient, sealer):
+        conductor, ref = conductor_on(impatient, sealer), new_step(impatient)
+        with self.held(dsn, ref), pytest.raises(Unavailable):
+            conductor.begin(ref, holder=7)
+        assert conductor.begin(ref, holder=7).claim == 1
 
 
 class TestAMigrationThatComesInBetween:
