@@ -38,7 +38,7 @@ from orchestrator.api import (
     stops,
     tools,
 )
-from orchestrator.api.door import Door, Guard, is_loopback
+from orchestrator.api.door import Door, Guard, Heads, is_loopback
 from orchestrator.api.office import Core, Office, Seats, known_parameters
 from orchestrator.domain.errors import OrchestratorError
 from orchestrator.ports import Listener, Talker, ToolDesk
@@ -106,6 +106,7 @@ def build(
     app.add_exception_handler(problems.Refused, problems.of_refusal)
     app.add_exception_handler(HTTPException, problems.of_framework)
     app.add_exception_handler(RequestValidationError, problems.of_form)
+    app.add_middleware(Heads)
     app.add_middleware(Guard)
     app.add_middleware(identity.Gatehouse, reception=front)
     app.add_middleware(Door, hosts=hosts)  # added last, so it stands outermost

@@ -2,6 +2,7 @@
 
     Door    names the request, sets the headers of the answer, refuses foreign hosts and pages of other sites,
             and turns what nobody foresaw into a fault
+    Heads   answers HEAD as GET is answered, without the body
     Guard   reads the body, counting bytes as they come, and refuses what is too large, too deep or no JSON
 
 Between the two stands the gatehouse of `identity`, which asks who calls. A web page could still make a browser ask: by a
@@ -19,7 +20,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api.problems import FAULT, TRACE, Refused, problem
+from orchestrator.api.problems import ASKS_BY_GET, FAULT, TRACE, Refused, problem
 from orchestrator.telemetry import log
 
 BODY_LIMIT: Final = 1024 * 1024
@@ -111,6 +112,30 @@ def _let_in(headers: Headers, hosts: frozenset[str]) -> None:
     foreign = origin is not None and origin.partition("://")[2].lower() != host.lower()
     if foreign or site not in {"none", "same-origin"}:
         raise Refused(403, "cross_site", "Pages of other sites may not use this API.")
+
+
+class Heads:
+    """Answers HEAD as GET would be answered, but for the body: what watches over services asks so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on as the GET that it stands for."""
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"] in ASKS_BY_GET:
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # a stream would go on, though nobody reads it
+        headers = [
+            (n, v) for n, v in scope["headers"] if n != b"accept" or b"text/event-stream" not in v.lower()
+        ]
+        await self._app({**scope, "method": "GET", "headers": headers}, receive, answer)
 
 
 class Guard:

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api.problems import Refused
+from orchestrator.api.problems import ASKS_BY_GET, Refused
 from orchestrator.domain import identity as rules
 from orchestrator.domain.errors import Invalid, Unavailable
 from orchestrator.domain.identity import ACTIONS, Principal
@@ -60,7 +60,6 @@ PLENTY: Final = Rate(1_000_000, 100_000)
 _CALLER: Final = "orchestrator.caller"
 _DECIDED: Final = "orchestrator.decided"
 _LOGIN: Final = "/auth/session"
-_ASKS_BY_GET: Final = frozenset({"/research/stream"})
 _SCHEME: Final = "bearer"
 _LONGEST: Final = 8192 + 16
 
@@ -167,7 +166,7 @@ class Reception:
 
     def counted(self, who: Principal, method: str, path: str) -> tuple[str, Taken]:
         """Count a request. Raises `Refused` with 429 when it is one too many."""
-        looks = method in {"GET", "HEAD", "OPTIONS"} and path not in _ASKS_BY_GET
+        looks = method in {"GET", "HEAD", "OPTIONS"} and path not in ASKS_BY_GET
         kind = "read" if looks else "login" if (method, path) == ("POST", _LOGIN) else "write"
         taken = self._rates.take(f"{kind}:{who.tenant}:{who.name}", self.rate(kind))
         if not taken.allowed:

@@ -38,6 +38,9 @@ MEDIA_TYPE: Final = "application/problem+json"
 TRACE: Final = "orchestrator.trace_id"
 """The key of a request's scope under which its trace id lies."""
 
+ASKS_BY_GET: Final = frozenset({"/research/stream"})
+"""Addresses whose GET does more than look: it counts as a request for work, and no HEAD may set it off."""
+
 FAULT: Final = "This program has a fault; its log says more under this trace id."
 
 _STATUS: Final[Mapping[type[OrchestratorError], int]] = {
@@ -169,13 +172,25 @@ def _allowed(request: Request) -> str:
     """The methods of every route at this address; the framework names those of the first one only."""
     every = [*request.app.state.routes, *request.app.routes]  # the second hold the description
     routes = [r for r in every if r.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
+    methods = {method for route in routes for method in getattr(route, "methods", None) or ()}
+    if "GET" in methods and request.url.path not in ASKS_BY_GET:
+        methods.add("HEAD")
+    return ", ".join(sorted(methods))
 
 
 def of_form(request: Request, error: Exception) -> Response:
     """Answer a request whose parts do not fit what the route takes; what was sent is not repeated."""
     if not isinstance(error, RequestValidationError):
         raise error
+    for fault in error.errors():
+        if fault["type"] == "json_invalid":
+            why = str(fault.get("ctx", {}).get("error", "it cannot be parsed"))
+            return problem(
+                request.scope,
+                422,
+                "invalid_body",
+                f"The body is not JSON, at character {fault['loc'][-1]}: {why}.",
+            )
     faults = [FieldFault(where=_where(e["loc"]), what=str(e["msg"])) for e in error.errors()]
     first = f"{faults[0].where}: {faults[0].what}" if faults else "It does not fit."
     detail = f"The request cannot be accepted. {first}{'' if first.endswith('.') else '.'}"

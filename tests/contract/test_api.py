@@ -116,7 +116,7 @@ class Site:
         assert answer.headers["x-trace-id"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
-        if answer.status_code >= 400:
+        if answer.status_code >= 400 and method != "HEAD":
             check_problem(answer, path)
         return answer
 
@@ -1247,12 +1247,52 @@ class TestTheDoor:
         assert "cursor, limit, state" in site.get("/plans?stat=failed").json()["detail"]
         assert refusal(site.post(f"/plans/{NOBODY}/cancel?force=1")) == (422, "unknown_parameter")
 
+    def test_answers_head_as_get_without_the_body(self, site):
+        plan = site.made()
+        site.succeed(plan)
+        asked = {
+            "/healthz": {},
+            "/readyz": {},
+            "/metrics": {},
+            "/openapi.json": {},
+            "/plans": {},
+            f"/plans/{plan}/report": {"accept": "text/markdown"},
+            f"/plans/{plan}/events": {"accept": "application/json"},
+        }
+        for path, headers in asked.items():
+            got, head = site.get(path, headers=headers), site.ask("HEAD", path, headers=headers)
+            assert (head.status_code, head.content) == (200, b""), path
+            assert head.headers["content-type"] == got.headers["content-type"], path
+
+    def test_a_head_neither_opens_a_stream_nor_asks_for_work(self, site):
+        plan = site.made()
+        streamed = site.ask("HEAD", f"/plans/{plan}/events", headers={"accept": "text/event-stream"})
+        assert streamed.status_code == 200
+        assert streamed.headers["content-type"] == "application/json"
+        before = site.get("/plans").json()
+        assert site.ask("HEAD", "/research/stream?query=What").status_code == 405
+        assert site.get("/plans").json() == before
+
+    def test_says_where_a_body_stops_being_json(self, site):
+        for body, place in (
+            (b'{"goal" "a"}', "character 8: Expecting ':' delimiter."),
+            (b"{bad", "character 1: "),
+        ):
+            answer = site.post("/plans", content=body, headers={"content-type": "application/json"})
+            assert refusal(answer) == (422, "invalid_body")
+            assert place in answer.json()["detail"]
+
     def test_names_the_methods_that_an_address_takes(self, site):
-        addresses = {"/healthz": {"GET"}, "/plans": {"GET", "POST"}, "/openapi.json": {"GET"}}
+        addresses = {
+            "/healthz": {"GET", "HEAD"},
+            "/plans": {"GET", "HEAD", "POST"},
+            "/openapi.json": {"GET", "HEAD"},
+            "/research/stream": {"GET"},
+        }
         for path, methods in addresses.items():
             answer = site.ask("DELETE", path)
             assert refusal(answer) == (405, "method_not_allowed")
-            assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == methods
+            assert set(answer.headers["allow"].split(", ")) == methods
 
     def test_refuses_a_body_that_is_too_large_by_its_own_word(self, site):
         answer = site.post("/plans", content=b"x", headers={"content-length": str(2**21)})

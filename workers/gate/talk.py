@@ -68,7 +68,9 @@ class Talk:
         """
         tool = self._tool
         if tool is None or not self._models.models:
-            raise Conflict("There is no language model here; set ORCHESTRATOR_MODEL_BASE_URL and MODEL_NAME.")
+            raise Conflict(
+                "There is no language model here; set ORCHESTRATOR_MODEL_BASE_URL and ORCHESTRATOR_MODEL_NAME."
+            )
         named = None if model is None else self._models.named(model)
         if model is not None and named is None:
             raise Invalid(
