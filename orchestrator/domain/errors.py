@@ -31,6 +31,9 @@ OrchestratorError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 
 class OrchestratorError(Exception):
     """The root: everything this product raises on purpose."""
@@ -119,13 +122,28 @@ class Conflict(OrchestratorError):
     code = "conflict"
 
 
+_BEEN: Final[Mapping[str, str]] = {
+    "succeeded": "has succeeded",
+    "failed": "has failed",
+    "waiting_approval": "waits for approval",
+    "dead_lettered": "is dead lettered",
+}
+_DONE: Final[Mapping[str, str]] = {
+    "cancel": "be cancelled",
+    "replay": "be taken up again",
+    "approve": "be approved",
+    "reject": "be rejected",
+}
+
+
 class IllegalMove(Conflict):
     """The lifecycle has no such move from this state."""
 
     code = "illegal_move"
 
     def __init__(self, what: str, state: str, move: str) -> None:
-        super().__init__(f"A {what} that is {state} cannot {move}.")
+        been = _BEEN.get(state, f"is {state}")
+        super().__init__(f"A {what} that {been} cannot {_DONE.get(move, move)}.")
         self.state = state
         self.move = move
 

@@ -176,6 +176,34 @@ def test_a_report_as_pdf_is_refused_before_the_work_where_part_of_its_extra_is_m
         assert not data.exists()
 
 
+@pytest.mark.parametrize("docs", [(), ("--docs", ".")])
+def test_a_data_folder_that_cannot_be_made_is_named(run, tmp_path, docs):
+    (tmp_path / "file").write_text("no folder")
+
+    code, _, err = run("research", "What is a lock?", *docs, "--data", str(tmp_path / "file" / "data"))
+
+    assert code == exits.USAGE
+    assert "Name another with --data." in err
+
+
+def test_an_interruption_while_the_program_loads_is_told_without_a_traceback():
+    script = """if True:
+        import os, signal, sys
+        class Impatient:
+            def find_spec(self, name, path=None, target=None):
+                if name == "typer":
+                    os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Impatient())
+        from workers import program
+        program.main()
+    """
+
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (exits.INTERRUPTED, "")
+    assert ended.stderr == "Interrupted; nothing was begun.\n"
+
+
 def test_a_goal_on_standard_input_that_is_not_text_is_refused(tmp_path):
     result = typer.testing.CliRunner().invoke(
         cli.app, ["research", "-", "--data", str(tmp_path / "data")], input=b"\xff\xfe\x00"

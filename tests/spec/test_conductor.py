@@ -693,7 +693,7 @@ class TestAnApproval:
         assert house.plan(plan).state is PlanState.FAILED
         house.decide(approval, approve=False)
         assert house.plan(plan).state is PlanState.REJECTED
-        with pytest.raises(IllegalMove, match="A plan that is rejected cannot replay"):
+        with pytest.raises(IllegalMove, match="A plan that is rejected cannot be taken up again"):
             house.conductor.replay(plan.plan_id, by="operator")
 
 
@@ -710,7 +710,7 @@ class TestACancelledPlan:
     def test_cannot_be_cancelled_again(self, house):
         plan = house.submit()
         house.conductor.cancel(plan.plan_id, by="ann")
-        with pytest.raises(IllegalMove, match="A plan that is cancelled cannot cancel"):
+        with pytest.raises(IllegalMove, match="A plan that is cancelled cannot be cancelled"):
             house.conductor.cancel(plan.plan_id, by="ann")
 
     def test_wins_over_a_completion_that_was_not_settled(self, house):

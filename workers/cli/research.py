@@ -10,7 +10,7 @@ import typer
 
 from orchestrator import shapes
 from orchestrator.domain.budget import Budget
-from orchestrator.domain.errors import Invalid, InvalidGoal, InvalidSources
+from orchestrator.domain.errors import Invalid, InvalidGoal, InvalidSources, Misconfigured
 from orchestrator.domain.lifecycle import PLAN_ENDS
 from orchestrator.domain.plan import (
     CONSENSUS_ROUNDS,
@@ -163,7 +163,12 @@ def documents_folder(docs: Path | None, chosen: Settings) -> Path:
         from workers.toolhost.documents import language_reference
 
         folder = chosen.data / "language-reference"
-        chapters = language_reference.export(folder)
+        try:
+            chapters = language_reference.export(folder)
+        except OSError as error:
+            raise Misconfigured(
+                f"The data folder {chosen.data} cannot be written to ({error.strerror}). Name another with --data."
+            ) from error
         view.tell(f"No --docs given: searching the {chapters} chapters of Python's Language Reference.")
         return folder
     try:
