@@ -1,5 +1,6 @@
 """The command line before it opens anything: usage, exit codes, and how errors are told."""
 
+import io
 import json
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
         "notifications list", "notifications retry",
         "report show", "report verify", "sandbox check", "config show", "config check",
         "audit verify", "audit show", "audit checkpoint", "audit check", "audit export",
+        "audit prove", "audit keys", "audit explain", "audit blind",
         "secrets put", "secrets list", "secrets versions", "secrets rotate", "secrets promote", "secrets remove",
         "secrets rekey",
         "keys create", "keys list", "keys rotate", "keys revoke",
@@ -55,6 +57,16 @@ def test_every_verb_explains_itself_and_has_json(run, verb):
 
     assert result.exit_code == exits.FINE
     assert "--json" in result.output
+
+
+def test_the_keys_and_a_digest_of_the_audit_are_one_json_document_each(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is a lock?\n"))
+
+    _, keys, _ = run("audit", "keys", "--json", "--data", str(tmp_path))
+    _, digest, _ = run("audit", "blind", "--json", "--data", str(tmp_path))
+
+    assert len(json.loads(keys)["keys"]) == 1
+    assert json.loads(digest)["digest"]
 
 
 def test_help_does_not_wait_for_what_only_verbs_need():

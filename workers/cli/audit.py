@@ -122,6 +122,9 @@ def prove(
         ),
     ] = None,
     *,
+    _: Annotated[
+        bool, typer.Option("--json", help="Taken, as by every verb: a proof is JSON anyway.")
+    ] = False,
     data: flags.Data = None,
 ) -> None:
     """Print a proof, as JSON, that a record is under a signed checkpoint; `audit check` needs the public key only."""
@@ -254,6 +257,7 @@ def keys(
     rotate: Annotated[
         bool, typer.Option("--rotate", help="Let a new key sign from now on; the old ones go on verifying.")
     ] = False,
+    as_json: flags.AsJson = False,
     data: flags.Data = None,
 ) -> None:
     """Print the public keys of checkpoints, one a line, the newest last. Give them to whoever is to check."""
@@ -266,7 +270,11 @@ def keys(
         view.tell(f"{new.key_id} signs from now on; start the processes that sweep again.", "green")
     else:
         wiring.signer(chosen)
-    view.put(wiring.public_keys(chosen).read_text(encoding="utf-8"))
+    ring = wiring.public_keys(chosen).read_text(encoding="utf-8")
+    if as_json:
+        view.put_json({"keys": ring.splitlines()})
+    else:
+        view.put(ring)
 
 
 @app.command()
@@ -319,14 +327,18 @@ def explain(
 
 
 @app.command()
-def blind(*, data: flags.Data = None) -> None:
+def blind(*, as_json: flags.AsJson = False, data: flags.Data = None) -> None:
     """Print the keyed digest of a text from standard input, as records have it: to look for a goal that you know."""
     # takes a while to import, which help and usage errors should not wait for
     from orchestrator import wiring
     from orchestrator.vault.chain import Sealer
 
     text = sys.stdin.read().removesuffix("\n")
-    view.put(Sealer(wiring.audit_key(doors.settings(data))).blind(text))
+    digest = Sealer(wiring.audit_key(doors.settings(data))).blind(text)
+    if as_json:
+        view.put_json({"digest": digest})
+    else:
+        view.put(digest)
 
 
 @app.command()
