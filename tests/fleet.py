@@ -39,7 +39,7 @@ class Member:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def start_again(self) -> None:
         self.process = self._started()
@@ -49,10 +49,10 @@ class Member:
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         try:
-            return self.process.wait(15)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait(10)
+            return self.process.wait(60)
 
     @property
     def lives(self) -> bool:

@@ -90,7 +90,7 @@ class Faults:
         """Kill the first process that comes there."""
         pid = self._springs(point)
         (member,) = (m for m in self.fleet.members.values() if m.process.pid == pid)
-        member.process.wait(10)
+        member.process.wait(60)
         member.start_again()
 
     def wakes_when_another_holds(self):

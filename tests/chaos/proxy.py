@@ -38,7 +38,7 @@ class Proxy:
         return await asyncio.start_server(self._accept, "127.0.0.1", 0)
 
     def _do(self, what):
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(60)
 
     # faults
 

@@ -83,7 +83,7 @@ def kill(process, after_s):
     was_running = process.poll() is None
     if was_running:
         process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     return was_running
 
 

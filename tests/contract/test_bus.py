@@ -286,14 +286,14 @@ class TestAWorkerThatConnects:
         thread = threading.Thread(target=worker.start, daemon=True)
         thread.start()
         try:
-            assert ready.wait(20)
+            assert ready.wait(60)
             assert set(topology.QUEUES) <= set(rabbit.queues(vhost))
             rabbit.drop_vhost(vhost)
             rabbit.make_vhost(vhost.rsplit("/", 1)[1])
             until(lambda: set(topology.QUEUES) <= set(rabbit.queues(vhost)))
         finally:
             state.should_stop = 0
-            thread.join(20)
+            thread.join(60)
             state.should_stop = None
         assert not thread.is_alive()
 
@@ -312,7 +312,7 @@ class TestAWorkerThatConnects:
             until(lambda: len(seen) == 3)
         finally:
             stopping.set()
-            thread.join(10)
+            thread.join(60)
 
 
 class TestALoop:
@@ -326,7 +326,7 @@ class TestALoop:
             yield thread
         finally:
             stopping.set()
-            thread.join(10)
+            thread.join(60)
         assert not thread.is_alive()
 
     def test_holds_its_messages_while_postgres_is_away_and_lets_none_die_of_it(
@@ -427,7 +427,7 @@ class TestTheRelay:
             rabbit.make_vhost(vhost.rsplit("/", 1)[1])
             until(lambda: waiting(vhost) == len(plans))
             stopping.set()
-            thread.join(10)
+            thread.join(60)
         assert {ref.plan_id for ref in refs_of(take(vhost, "plan.steps", len(plans)))} == set(plans)
 
     def test_in_two_processes_publishes_everything_and_leaves_no_row(self, pg_store, dsn, vhost):
@@ -446,7 +446,7 @@ class TestTheRelay:
             until(lambda: heard.extend(heard_now(made, vhost)) or self.outbox(dsn) == 0)
             stopping.set()
             for thread in threads:
-                thread.join(10)
+                thread.join(60)
             heard += heard_now(made, vhost)
         assert there <= len(heard)
         assert set(refs) <= set(heard)

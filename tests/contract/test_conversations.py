@@ -278,7 +278,7 @@ class TestAMessage:
 
         class Slow(turns.Rules):
             def understand(self, who, message, before):
-                both.wait(20)
+                both.wait(60)
                 return super().understand(who, message, before)
 
         dialogue = Dialogue(site.store, site.conductor, site.sealer, Slow())

@@ -323,7 +323,8 @@ class TestSeveralThreads:
             return Completed("found")
 
         ref = work.submit()
-        with grouping(work.executor({Agent.RESEARCHER: think}), 8) as executor:
+        executor = work.executor({Agent.RESEARCHER: think})
+        with grouping(executor._claims, size=8):  # only one of them has something to report
             steps = self.all_run(work, executor, [ref] * 8)
         assert thought == [ref.number]
         assert {(s.state, s.claim) for s in steps} == {(StepState.SUCCEEDED, 1)}
@@ -335,12 +336,13 @@ class TestSeveralThreads:
             bad = refs[3].plan_id
 
             def think(assignment, toolbox):
-                together.wait(10)
+                together.wait(60)
                 plan_id = structlog.contextvars.get_contextvars()["plan_id"]
                 return Completed("found", result={"said": "\x00" if plan_id == bad else "well"})
 
             together = threading.Barrier(6)
-            with grouping(work.executor({Agent.RESEARCHER: think}), 6) as executor:
+            executor = work.executor({Agent.RESEARCHER: think})
+            with grouping(executor._claims, executor._reports, size=6):
                 steps = self.all_run(work, executor, refs)
             assert [s.state for s in steps] == [
                 StepState.RETRYING if ref == refs[3] else StepState.SUCCEEDED for ref in refs
@@ -355,7 +357,8 @@ class TestSeveralThreads:
         for ref in refs[:2]:
             work.bench.lose(work.holders[f"{ref.plan_id}/{ref.number}"])
         assert work.conductor.rescue() == 2
-        with grouping(work.executor(think), 4) as executor:
+        executor = work.executor(think)
+        with grouping(executor._claims, executor._reports, size=4):
             steps = self.all_run(work, executor, refs)
         assert [(s.state, s.claim) for s in steps] == [
             (StepState.SUCCEEDED, 3),
@@ -366,11 +369,11 @@ class TestSeveralThreads:
 
 
 @contextmanager
-def grouping(executor, size):
+def grouping(*asked, size):
     """Let an executor's threads wait for each other until they are so many, and say that they did."""
     groups = []
-    for together in (executor._claims, executor._reports):
-        together._last, together._linger_s = size, 10.0
+    for together in asked:
+        together._last, together._linger_s = size, 60.0
         together._enough.clear()
         carry = together._carry
 
@@ -379,7 +382,7 @@ def grouping(executor, size):
             return carry(questions)
 
         together._carry = counted
-    yield executor
+    yield
     assert max(groups) == size
 
 

@@ -182,10 +182,10 @@ def test_a_queue_that_goes_while_a_worker_connects_does_not_end_the_worker(vhost
     try:
         until(lambda: gone.is_set() or not thread.is_alive())
         publish(vhost, topology.STEP_QUEUES[0], framed(arguments=[told(NOWHERE)]))
-        assert came.wait(30)
+        assert came.wait(60)
     finally:
         celery_app.stop_taking()
-        thread.join(30)
+        thread.join(60)
         state.should_stop = None
 
 
@@ -337,7 +337,7 @@ class TestAWorkerThatIsToldToStop:
         assert worker.lives
         worker.process.send_signal(number)
 
-        assert worker.process.wait(30) == -number
+        assert worker.process.wait(60) == -number
         # the session lock went with the process: what was in hand is another's after the next sweep
         until(lambda: self.step_of(opened, plan).state == "ready", why=fleet.logs)
 
@@ -369,7 +369,7 @@ def test_every_other_process_ends_promptly_and_well_when_it_is_told_to(fleet, ro
 
     member.process.terminate()
 
-    assert member.process.wait(30) == 0, fleet.logs()
+    assert member.process.wait(60) == 0, fleet.logs()
 
 
 def test_the_api_ends_when_it_is_told_to_before_its_server_listens_to_signals(fleet):

@@ -833,7 +833,7 @@ class Inside:
             self.most = max(self.most, self._inside)
             first = self.entered == 1
         if first:
-            self.let_go.wait(20)
+            self.let_go.wait(60)
         with self._guard:
             self._inside -= 1
 
@@ -852,7 +852,7 @@ def in_background(call):
     thread.start()
 
     def result():
-        thread.join(20)
+        thread.join(60)
         return came[0]
 
     return result

@@ -201,7 +201,7 @@ class TestFiftyDecisionsAtOnce:
         barrier = threading.Barrier(50)
 
         def rule(n):
-            barrier.wait(30)
+            barrier.wait(60)
             try:
                 conductor.decide(
                     asked.approval_id,

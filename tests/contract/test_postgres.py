@@ -95,14 +95,14 @@ def at_once(number: int, act: Callable[[int], object]) -> list[object]:
     barrier = threading.Barrier(number)
 
     def wait_and_act(n: int) -> object:
-        barrier.wait(10)
+        barrier.wait(60)
         return act(n)
 
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(wait_and_act, range(number)))
 
 
-def eventually(holds: Callable[[], object], within_s: float = 5.0) -> bool:
+def eventually(holds: Callable[[], object], within_s: float = 60.0) -> bool:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         if holds():
@@ -347,7 +347,7 @@ class TestACompletionThatIsLate:
             assert eventually(lambda: hand.execute(waits).fetchone()[0] == 1)
             assert tx.move_step(ref, StepMove.RESCUE, claim=1)
             assert not again or claim_one(tx, ref, holder=2)
-        late.join(10)
+        late.join(60)
 
         assert came == [False]
         with pg_store.transaction() as tx:
@@ -381,7 +381,7 @@ class TestAProcessThatFallsSilent:
             thread, ended = self.ended(conductor.sweep)
             with pg_store.transaction() as tx:
                 states = [tx.step(ref).state for ref in refs]
-        thread.join(10)
+        thread.join(60)
         assert ended
         assert states == [StepState.RUNNING, StepState.READY, StepState.READY]
         assert conductor.rescue() == 1
@@ -396,7 +396,7 @@ class TestAProcessThatFallsSilent:
             tx.take_outbox(100)
         with self.holding(dsn, refs[1].plan_id):
             thread, ended = self.ended(lambda: conductor.settle_all(refs))
-        thread.join(10)
+        thread.join(60)
         assert ended
         with pg_store.transaction() as tx:
             assert [tx.step(ref).settled for ref in refs] == [True, False, True]

@@ -57,10 +57,9 @@ class TestACaller:
 
     def test_that_waited_as_long_as_it_was_told_may_ask_again(self, rates):
         quick = Rate(per_minute=600, burst=1)
-        assert rates.take("ada", quick).allowed
-        told = rates.take("ada", quick)
+        # a busy machine may take as long for one question as it takes to fill up again
+        told = next(each for each in iter(lambda: rates.take("ada", quick), None) if not each.allowed)
         time.sleep(told.retry_s + 0.01)
-        assert not told.allowed
         assert rates.take("ada", quick).allowed
 
     def test_in_many_threads_is_counted_once_for_each_request(self, rates):
@@ -115,9 +114,8 @@ class TestWithoutRedis:
         with on_redis(redis_server) as rates, redis_server.paused():
             begun = time.monotonic()
             assert allowed(rates, 5) == [True, True, True, False, False]
-            assert (
-                time.monotonic() - begun < 5
-            )  # a liveness bound: five patient waits would take ten times as long
+            # a liveness bound: five patient waits would take ten times as long
+            assert time.monotonic() - begun < 5
 
     def test_that_is_killed_in_the_middle_of_a_run_requests_are_counted_locally_and_then_by_it_again(
         self, redis_server

@@ -156,7 +156,7 @@ class Witness:
     def _hanging(self, name: str) -> Callable[..., object]:
         def hang(ctx: Context) -> dict[str, object]:
             self.saw(name, None, ctx)
-            self.let_go.wait(20)
+            self.let_go.wait(60)
             return {}
 
         return hang
@@ -263,7 +263,7 @@ def opened(bench: Bench, sealer: Sealer, **rest: object) -> Iterator[Workbench]:
         made.close()
 
 
-def eventually(holds: Callable[[], object], within_s: float = 5.0) -> bool:
+def eventually(holds: Callable[[], object], within_s: float = 60.0) -> bool:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         if holds():

@@ -274,7 +274,7 @@ class TestResearch:
             while after not in (line := process.stderr.readline()):
                 assert line, "the program ended before it began"
             process.send_signal(number)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
             process.wait()
@@ -987,7 +987,7 @@ def test_a_reader_who_goes_away_is_no_fault(home, dsn, plan_id):
     process = home.start("plans", "watch", plan_id, "--json")
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
 
     assert process.returncode == 141
     assert "Traceback" not in err

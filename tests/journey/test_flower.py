@@ -86,7 +86,7 @@ def flower(fleet, folder, rabbit):
     finally:
         client.close()
         process.terminate()
-        process.wait(15)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_the_queues_of_steps_are_shown_with_their_lengths_and_no_others(flower, 
 
 def test_a_worker_without_events_is_not_seen(fleet, flower, seen):
     quiet = fleet.start("steps")
-    until(lambda: "Taking steps" in quiet.log.read_text(), within_s=30, why=fleet.logs)
+    until(lambda: "Taking steps" in quiet.log.read_text(), within_s=60, why=fleet.logs)
     assert len(workers(flower)) == 1
     assert quiet.stop() == 0
 
@@ -184,4 +184,4 @@ def test_its_button_to_shut_a_worker_down_lets_it_end_well(fleet, flower, seen):
     (name,) = workers(flower)
     (worker,) = [member for member in fleet.of("steps") if member.lives]
     flower.post(f"/api/worker/shutdown/{name}", auth=AUTH).raise_for_status()
-    assert worker.process.wait(30) == 0, fleet.logs()
+    assert worker.process.wait(60) == 0, fleet.logs()

@@ -10,7 +10,7 @@ import pytest
 
 from workers.together import MOST, Together
 
-LONG_S = 30.0
+LONG_S = 60.0
 """A time that no test waits for: who waits for it, hangs."""
 
 
