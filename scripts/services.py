@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -63,10 +64,35 @@ class Redis:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody listens on, another one each time.
+
+    It is none of those that the kernel gives to connections. One of them may be taken by anybody's connection before the
+    server listens there, or while a killed one comes back; a client that knocks there meanwhile may even be given the
+    very port that it knocks at, and talk to itself.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServiceMissing("No port below those of connections is free; end what listens there.")
+
+
+def connection_ports() -> range:
+    """The ports that the kernel gives to connections."""
+    try:
+        first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except OSError:  # no Linux
+        first, last = 49_152, 65_535
+    return range(first, last + 1)
+
+
+def _ports() -> Iterator[int]:
+    """Every other port that needs no privilege, in an order of this process' own: several suites run at once."""
+    every = [port for port in range(10_000, 65_536) if port not in connection_ports()]
+    yield from random.SystemRandom().sample(every, len(every))
+
+
+_PORTS = _ports()
 
 
 @contextlib.contextmanager
@@ -352,6 +378,21 @@ def _install(package: str) -> None:
     finally:
         if made:
             policy.unlink()
+
+
+ROOM_BYTES = 2 << 30
+
+
+def scratch(prefix: str) -> Path:
+    """A new folder for what ends with the run: in memory where there is room, for a server there waits for no disk.
+
+    What a killed server wrote is there when it comes back, as it is on a disk: the kernel has it, not the server.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - the folder has a name of its own, and is nobody else's
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else None))
+    made.chmod(0o755)  # Postgres' own user must find its way
+    return made
 
 
 @contextlib.contextmanager

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -24,8 +23,8 @@ class Broker:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="orc-rabbit-")))
-        self._home.chmod(0o755)
+        self._home = services.scratch("orc-rabbit-")
+        self._stack.callback(shutil.rmtree, self._home, ignore_errors=True)
         self._prefix = uuid4().hex[:6]
         self._numbers = count(1)
         self._running = ExitStack()
@@ -40,7 +39,7 @@ class Broker:
         self._api = httpx.Client(
             base_url=f"{at.scheme}://{at.hostname}:{at.port}",
             auth=(at.username or "guest", at.password or "guest"),
-            timeout=10,
+            timeout=60,
         )
 
     @property
@@ -98,7 +97,7 @@ class Broker:
 
     def _ask(self, method: str, path: str, **rest: object) -> httpx.Response:
         # right after a start the interface answers before the virtual hosts do
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 answer = self._api.request(method, path, **rest)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 import structlog
@@ -24,8 +23,20 @@ from psycopg.conninfo import make_conninfo
 from orchestrator import database
 from orchestrator.store import PgStore
 from orchestrator.vault.chain import Sealer
+from scripts import services
 from tests.broker import Broker
 from tests.redis_server import RedisServer
+
+for name, derandomize in (("steady", True), ("search", False)):
+    hypothesis.settings.register_profile(
+        name,
+        deadline=None,  # how long an example takes says how busy the machine is
+        derandomize=derandomize,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        database=None,
+    )
+hypothesis.settings.load_profile("steady")
+"""The same examples in every run, so that a change fails for what it changed; `--hypothesis-profile=search` tries others."""
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +103,7 @@ def postgres_server() -> Iterator[Server]:
     embedded, folder = None, None
     if given is None:
         # short, for the path of a socket may not be longer than some hundred characters
-        folder = Path(tempfile.mkdtemp(prefix="orc-"))
+        folder = services.scratch("orc-")
         embedded = database.Embedded(folder)
         _hurry(embedded.dsn)
     server = Server(given or (embedded.dsn if embedded else ""), os.environ.get(TEMPLATE_VARIABLE))
@@ -106,10 +117,12 @@ def postgres_server() -> Iterator[Server]:
 
 
 def _hurry(dsn: str) -> None:
-    """Let the server forget everything at a power cut: its data end with the tests."""
+    """Let the server forget everything at a power cut, and keep little of it in memory: its data end with the tests."""
+    chosen = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_wal_size": "64MB"}
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+        for setting, value in chosen.items():
+            statement = sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(setting), value)
+            connection.execute(statement)
         connection.execute("SELECT pg_reload_conf()")
 
 

@@ -34,8 +34,8 @@ class Database:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="orc-pg-")))
-        self._home.chmod(0o755)
+        self._home = services.scratch("orc-pg-")
+        self._stack.callback(shutil.rmtree, self._home, ignore_errors=True)
         self._running = ExitStack()
         self._prefix = f"chaos_{uuid4().hex[:8]}"
         self._numbers = count(1)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from scripts.services import free_port
 from workers.gate import policy
 
 PIN = "1.9.0"
@@ -22,12 +23,6 @@ PIN = "1.9.0"
 def program():
     """The `opa` program, on the PATH or where Go puts it; `None` if there is none."""
     return shutil.which("opa") or shutil.which("opa", path=str(Path.home() / "go" / "bin"))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -43,7 +38,8 @@ def real(folder, workdir):
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(200):
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
                 with suppress(requests.RequestException):
                     if requests.get(f"{url}/health", timeout=1).status_code == 200:
                         break

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import secrets
-import socket
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from psycopg import sql
 from orchestrator import topology
 from orchestrator.telemetry import GONE
 from orchestrator.wiring import core
+from scripts.services import free_port
 from tests.broker import name_of
 from tests.contract.test_model import Endpoint, said
 from tests.fleet import Fleet, until
@@ -78,12 +78,6 @@ class Planted:
         return sorted(
             name for name, value in vars(self).items() if any(form in text for form in forms(value))
         )
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Tap:
