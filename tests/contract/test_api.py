@@ -825,18 +825,18 @@ class TestEvents:
         plan_id = site.made()
         free = site.app.state.office.seats._free
 
-        assert self.watched(site, plan_id, seconds=0.3).startswith("retry: ")
+        assert self.watched(site, plan_id, until="retry: ").startswith("retry: ")
 
         assert site.app.state.office.seats._free == free
 
     def test_that_do_not_come_are_made_up_for_by_a_sign_of_life(self, site, monkeypatch):
         monkeypatch.setattr(events, "_KEEP_ALIVE_S", 0.2)
-        assert "\n\n: still here\n\n" in self.watched(site, site.made(), seconds=0.6)
+        assert "\n\n: still here\n\n" in self.watched(site, site.made(), until=": still here")
 
     @staticmethod
-    def watched(site, plan_id, seconds):
-        """What a reader is sent who goes away after that time."""
-        sent = []
+    def watched(site, plan_id, until):
+        """What a reader is sent who goes away once that came."""
+        sent, enough = [], anyio.Event()
         scope = {
             "type": "http",
             "method": "GET",
@@ -849,13 +849,19 @@ class TestEvents:
         async def receive():
             for message in asked:
                 return message
-            await anyio.sleep(seconds)
+            await enough.wait()
             return {"type": "http.disconnect"}
 
         async def send(message):
             sent.append(message.get("body", b""))
+            if until.encode() in b"".join(sent):
+                enough.set()
 
-        site._portal.call(site.app, scope, receive, send)
+        async def read():
+            with anyio.fail_after(60):
+                await site.app(scope, receive, send)
+
+        site._portal.call(read)
         return b"".join(sent).decode()
 
 
