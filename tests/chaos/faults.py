@@ -23,7 +23,7 @@ from tests.fleet import until
 
 PAST_LEASE_S = LEASE_S * 1.6
 STARTS_S = 30.0
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 KINDS = {
     "step worker": ("scripted",),
     "completion consumer": ("completions", "trapped completions"),

@@ -35,7 +35,7 @@ PLANS_EACH = 3
 ONLY = os.environ.get("CHAOS_ONLY", "")
 """Names of faults, separated by `;`, when no others shall strike."""
 
-WITHIN_S = float(os.environ.get("CHAOS_WITHIN_S", "120"))
+WITHIN_S = float(os.environ.get("CHAOS_WITHIN_S", "300"))
 """How long the last plan may take after the last fault. It takes a few seconds where nobody else uses the machine."""
 
 HOUR_S = 3600.0

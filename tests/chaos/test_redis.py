@@ -45,7 +45,7 @@ def fleet_on(redis_url, dsn, vhost, roles):
             for role in roles:
                 made.start(role)
             first = submitted(opened, "Undisturbed")
-            until(lambda: not alive(opened, [first]), within_s=60, why=made.logs)
+            until(lambda: not alive(opened, [first]), within_s=300, why=made.logs)
             yield made, opened
     finally:
         made.kill()
@@ -75,7 +75,7 @@ def said(fleet):
 def judge(fleet, opened, plans, table, fault, struck):
     until(
         lambda: not alive(opened, plans),
-        within_s=60,
+        within_s=300,
         why=lambda: f"seed {SEED}: {len(alive(opened, plans))} plans are lost\n{fleet.logs()}",
     )
     made = executions(fleet.witness)

@@ -25,7 +25,7 @@ PLANS = 500
 STEPS = 8
 CLIENTS = 4
 TERMINATED = 143
-WITHIN_S = 240.0
+WITHIN_S = 300.0
 
 
 @pytest.fixture
