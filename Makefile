@@ -10,6 +10,8 @@ DOCS ?=
 SEEDS ?= 100000
 ARGS ?=
 JOBS ?= 2
+# a fault is mostly waited for: two processes, each with a fleet and servers of its own, halve the time
+CHAOS = $(BIN)/python -m pytest tests/chaos --numprocesses=$(JOBS) --dist=worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check simulate chaos guards bench eval sbom audit-deps docs up up-here setup setup-dev lock clean format
@@ -31,7 +33,7 @@ up-here: setup-dev ## The same without Docker, on servers that are given or brou
 test: setup-dev ## Run every test, with the real services it needs, and enforce coverage: JOBS=2 at once
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
 		$(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --ignore=tests/chaos)
-	@$(if $(ARGS),,$(BIN)/python -m pytest tests/chaos)
+	@$(if $(ARGS),,$(CHAOS))
 
 check: setup-dev ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
@@ -44,7 +46,7 @@ simulate: setup-dev ## Run the seeded simulator: SEEDS=100000
 	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) $(ARGS)
 
 chaos: setup-dev ## Break the real thing in every way that is known, and count what came of its plans
-	@$(BIN)/python -m pytest tests/chaos -v $(ARGS)
+	@$(CHAOS) -v $(ARGS)
 
 guards: setup-dev ## Take each guard of the fleet away in turn, and tell which test notices
 	@$(BIN)/python -m scripts.guards $(ARGS)

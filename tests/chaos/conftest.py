@@ -1,7 +1,11 @@
-"""Prints, after all tests, one table of what every fault did to every promise. `CHAOS_REPORT=FILE` keeps it."""
+"""Prints, after all tests, one table of what every fault did to every promise. `CHAOS_REPORT=FILE` keeps it.
+
+Where several processes share the tests, each hands its rows to the one that prints.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -23,6 +27,20 @@ def table(pytestconfig):
 def figures(pytestconfig):
     """Sentences with what was measured, printed below the table."""
     return pytestconfig.stash.setdefault(FIGURES, [])
+
+
+def pytest_sessionfinish(session):
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["rows"] = [dataclasses.astuple(row) for row in session.config.stash.get(ROWS, [])]
+        told["figures"] = session.config.stash.get(FIGURES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    told = getattr(node, "workeroutput", {})  # one that died tells nothing
+    node.config.stash.setdefault(ROWS, []).extend(judging.Row(*row) for row in told.get("rows", []))
+    node.config.stash.setdefault(FIGURES, []).extend(told.get("figures", []))
 
 
 def pytest_terminal_summary(terminalreporter, config):
