@@ -32,7 +32,7 @@ up-here: setup-dev ## The same without Docker, on servers that are given or brou
 
 test: setup-dev ## Run every test, with the real services it needs, and enforce coverage: JOBS=2 at once
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
-		$(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --ignore=tests/chaos)
+		$(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --ignore=tests/chaos)
 	@$(if $(ARGS),,$(CHAOS))
 
 check: setup-dev ## Format, lint, types, import contracts

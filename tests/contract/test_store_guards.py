@@ -13,6 +13,7 @@ import pytest
 from orchestrator.queries import queries
 from tests.conftest import SERVER_VARIABLE, TEMPLATE_VARIABLE
 from tests.contract.mutations import MUTATIONS
+from tests.simulator.mutations import unmeasured
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -28,7 +29,7 @@ def runs(postgres_server) -> dict[str, dict]:
         subprocess.Popen(
             [sys.executable, "-m", "tests.contract.mutations", *(m.name for m in MUTATIONS[half::2])],
             cwd=ROOT,
-            env={**os.environ, **server},
+            env={**unmeasured(os.environ), **server},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

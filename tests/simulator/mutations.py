@@ -9,11 +9,13 @@ the plan's lock and as a condition of the write, a mutation takes away both: eit
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -648,6 +650,11 @@ def apply(mutation: Mutation, root: Path) -> None:
         file.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
 
 
+def unmeasured(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what makes a child count its lines: the product without a guard is not what is measured."""
+    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_PROCESS_")}
+
+
 def catch(mutation: Mutation, seeds: int = SEEDS) -> Caught | None:
     """Run the simulator without this guard; what it noticed, or `None`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -658,6 +665,7 @@ def catch(mutation: Mutation, seeds: int = SEEDS) -> Caught | None:
         ran = subprocess.run(
             [sys.executable, "-m", "tests.simulator", "--seeds", str(seeds), "--jobs", "1"],
             cwd=root,
+            env=unmeasured(os.environ),
             capture_output=True,
             text=True,
             check=False,
