@@ -63,7 +63,6 @@ EVENTS: Final[Mapping[str, str]] = {
     "notification.delivered": "The webhook took a notification.",
     "notification.failed": "The webhook did not take a notification; it is tried again later.",
     "notification.abandoned": "A notification used up its attempts; `orchestrator notifications list` names it, and `retry` sends it again.",
-    "notification.abandoned": "A notification used up its attempts; `orchestrator approvals show` lists it.",
     "relay.crashed": "Nothing could be published, and nobody foresaw why; it is tried again in a second.",
     "report.unwritten": "An outcome could not be recorded; the step's lease will end and it will be tried again.",
     "sandbox.withheld": "Generated code is not run by this process; the reason says what it cannot be kept from.",
