@@ -156,10 +156,3 @@ def _repeated(drafts: Sequence[Step]) -> int | None:
         return None
     made = digest(drafts[-1].result.get("sections", []))
     return next((d.round for d in drafts[:-1] if digest(d.result.get("sections", [])) == made), None)
-
-
-def confidence(assignment: Assignment) -> float:
-    """The share of the questions asked (0.0 to 1.0) for which there is at least one fact."""
-    asked = set(assignment.asked)
-    answered = {fact.question for fact in assignment.usable} & asked
-    return round(len(answered) / len(asked), 2) if asked else 0.0

@@ -302,27 +302,35 @@ def notarise(opened: Core, stopping: threading.Event) -> None:
     made.forever(stopping, every_s=every_s, look_s=min(every_s, _LOOK_S))
 
 
-def talk(opened: Core, judge: Judge) -> Talk:
-    """What answers conversations by the configured model, outside of plans."""
+def models(settings: Settings) -> catalogue.Catalogue:
+    """The language models that are configured, none where there are none. Raises `Misconfigured`."""
+    return catalogue.of(settings)
+
+
+def tool_host(opened: Core) -> ToolHost:
+    """The tools of this machine for what is asked outside of plans; whoever asks for it closes it."""
+    return ToolHost(_offered(opened.settings), servers(opened), opened.secrets)
+
+
+def talk(opened: Core, judge: Judge, host: ToolHost) -> Talk:
+    """What answers conversations by the configured models, outside of plans."""
     settings = opened.settings
-    models, tools = catalogue.of(settings), _offered(settings)
     return Talk(
         opened.store,
         opened.sealer,
         judge,
-        ToolHost(tools, _builtins(opened, models), opened.secrets),
-        tools.tools.get("model_complete"),
-        models=models,
+        host,
+        host.registry.tools.get("model_complete"),
+        models=models(settings),
         stops=stops(settings),
     )
 
 
-def desk(opened: Core, decider: Enforcer) -> Desk:
+def desk(opened: Core, decider: Enforcer, host: ToolHost) -> Desk:
     """What calls tools for persons, outside of plans."""
-    settings = opened.settings
-    tools = _offered(settings)
-    host = ToolHost(tools, _builtins(opened, catalogue.of(settings)), opened.secrets)
-    return Desk(opened.store, opened.sealer, decider, _profiles(), tools, host, known(settings))
+    return Desk(
+        opened.store, opened.sealer, decider, _profiles(), host.registry, host, known(opened.settings)
+    )
 
 
 def listener(talker: Talker) -> Listener:
@@ -350,7 +358,7 @@ def _celery_state() -> Any:
 
 def servers(opened: Core) -> Builtins:
     """The tool servers that come with the product, for somebody who puts the rest together otherwise."""
-    return _builtins(opened, catalogue.of(opened.settings))
+    return _builtins(opened, models(opened.settings))
 
 
 def _builtins(

@@ -27,8 +27,6 @@ from orchestrator.domain.errors import Conflict
 
 router: Final = APIRouter(tags=["chat"])
 
-_USUAL_S: Final = 30.0
-_LONGEST_S: Final = 300
 _LOOK_EVERY_S: Final = 0.2
 
 Speaker = Annotated[Principal, Depends(acts("chat.interact"))]
@@ -61,13 +59,10 @@ async def message(
 
     A caller who goes away ends the waiting, and not the research.
     """
-    preferred = accept.patience(prefer)
-    patience = min(next((s for s in (form.wait, preferred) if s is not None), _USUAL_S), _LONGEST_S)
+    patience = accept.patience(form.wait, prefer)
     turn = await run_sync(_said, office, who, form, key)
-    turn = await _waited(office, http, who, turn, patience)
-    headers = {"Location": f"/conversations/{turn.conversation_id}/turns/{turn.number}"}
-    if preferred is not None and form.wait is None:
-        headers["Preference-Applied"] = accept.applied(prefer, patience)
+    turn = await _waited(office, http, who, turn, patience.seconds)
+    headers = patience.headers(f"/conversations/{turn.conversation_id}/turns/{turn.number}")
     return JSONResponse(shapes.turn(turn), 202 if turn.waits else 200, headers)
 
 

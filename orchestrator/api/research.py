@@ -25,8 +25,6 @@ from orchestrator.domain.plan import DEPTHS, Event, Plan
 
 router: Final = APIRouter(prefix="/research", tags=["research"])
 
-_LONGEST_S: Final = 300
-_USUAL_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.2
 _IN_AN_ADDRESS: Final = 4096
 """Characters of a question in an address: written as bytes with percent signs, more may not fit where servers cut."""
@@ -49,7 +47,9 @@ async def research(
     who: Annotated[Principal, Depends(acts("research.run"))],
     http: Request,
     form: forms.ResearchForm,
-    wait: Annotated[float | None, Query(ge=0, le=_LONGEST_S, description="The most seconds to wait.")] = None,
+    wait: Annotated[
+        float | None, Query(ge=0, le=accept.LONGEST_S, description="The most seconds to wait.")
+    ] = None,
     prefer: Annotated[
         str | None, Header(alias="Prefer", description="`respond-async`, or `wait=SECONDS`.")
     ] = None,
@@ -59,13 +59,10 @@ async def research(
 
     A caller who goes away ends the waiting, and not the plan.
     """
-    preferred = accept.patience(prefer)
-    patience = min(next((s for s in (wait, preferred) if s is not None), _USUAL_S), _LONGEST_S)
+    patience = accept.patience(wait, prefer)
     plan = await run_sync(submit_research, office, who, form, key)
-    plan = await _waited(office, http, plan, patience)
-    headers = {"Location": f"/plans/{plan.plan_id}"}
-    if preferred is not None and wait is None:
-        headers["Preference-Applied"] = accept.applied(prefer, patience)
+    plan = await _waited(office, http, plan, patience.seconds)
+    headers = patience.headers(f"/plans/{plan.plan_id}")
     if plan.state in PLAN_ENDS:
         return JSONResponse(await run_sync(_answer, office, plan), headers=headers)
     return JSONResponse(shapes.plan(plan), 202, headers)

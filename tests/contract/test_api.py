@@ -1499,7 +1499,7 @@ def test_the_media_type_is_the_one_that_is_liked_best(header, wanted):
     ],
 )
 def test_the_patience_of_a_caller_is_what_it_prefers(header, seconds):
-    assert accept.patience(header) == seconds
+    assert accept.preference(header) == seconds
 
 
 @pytest.mark.parametrize(

@@ -626,7 +626,7 @@ class TestADoubtfulMessage:
         tool = TOOLS.tools["model_complete"]
         talker = Talker(site.store, site.sealer, ENFORCER, host, tool, models=models)
         yield Dialogue(site.store, site.conductor, site.sealer, Hearing(talker))
-        talker.close()
+        host.close()
 
     @staticmethod
     def asked(hearing, site, begun, message=DOUBTFUL):

@@ -73,7 +73,7 @@ class Open:
 
     def close(self):
         self.site.close()
-        self.desk.close()
+        self.host.close()
         self.store.close()
 
 

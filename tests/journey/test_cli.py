@@ -20,6 +20,7 @@ import structlog
 from orchestrator import database, settings, wiring
 from orchestrator.domain.outcome import Held
 from orchestrator.domain.plan import StepRef, request
+from tests.contract.test_model import endpoint, said  # noqa: F401 - a fixture
 from workers import cli
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -716,6 +717,24 @@ class TestAConversation:
         assert "A lighthouse is a tower that shows a light" in shown
         assert revised
         assert "forked from step 2" in process.stderr
+
+    def test_asks_a_model_of_the_catalogue_about_a_message_that_no_rule_decides(
+        self,
+        home,
+        talk,
+        endpoint,  # noqa: F811
+        tmp_path,
+    ):
+        endpoint.answer = lambda _: (200, said('{"route": "follow_up"}'))
+        catalogue = tmp_path / "models.yaml"
+        catalogue.write_text(
+            f"models: {{quick: {{provider: openai, base_url: '{endpoint.url}', model: m-1}}}}",
+            encoding="utf-8",
+        )
+        code, out, err = home.run("chat", "The light?", "--json", ORCHESTRATOR_MODELS_FILE=str(catalogue))
+        assert code == 0, err
+        assert json.loads(out)["turn"]["route"] == "follow_up"
+        assert endpoint.requests
 
     def test_that_is_new_knows_nothing_of_the_one_before(self, talk, as_json):
         code, said = as_json("chat", "Hello!", "--new")

@@ -522,22 +522,6 @@ class TestTheJudge:
 
         assert judge.think(assignment(steps=steps), Notebook()).verdict == "revise"
 
-    @pytest.mark.parametrize(
-        ("questions", "facts", "share"),
-        [
-            ([], [], 0.0),
-            ([], [ONE], 0.0),
-            (["What is a lock?"], [], 0.0),
-            (["What is a lock?", "Who may take it?"], [ONE, TWO], 0.5),
-            (["What is a lock?", "What is a lock?"], [ONE], 1.0),
-            (["a?", "b?", "What is a lock?"], [ONE], 0.33),
-            (["a?"], [ONE], 0.0),
-        ],
-    )
-    def test_is_as_sure_as_questions_are_answered(self, questions, facts, share):
-        steps = [asked_of(q) for q in questions]
-        assert judge.confidence(assignment(steps=steps, facts=facts)) == share
-
 
 def story(*, verdict="accept", facts=(ONE,), sentences=None, planned=None, **rest):
     sentences = sentences or [{"text": f.quote, "facts": [f.name]} for f in facts]

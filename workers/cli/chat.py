@@ -182,9 +182,9 @@ def _dialogue(core: Core, stack: ExitStack) -> Dialogue:
     from workers import wiring as working
 
     listener: Listener = turns.Rules()
-    if core.settings.model_base_url and core.settings.model_name:
-        talker = stack.enter_context(closing(working.talk(core, working.enforcer(core.settings))))
-        listener = working.listener(talker)
+    if working.models(core.settings).models:
+        host = stack.enter_context(closing(working.tool_host(core)))
+        listener = working.listener(working.talk(core, working.enforcer(core.settings), host))
     return Dialogue(core.store, core.conductor, core.sealer, listener)
 
 

@@ -125,8 +125,8 @@ def _serve(core: Core, host: str, port: int, stack: contextlib.ExitStack) -> Non
     _refuse_exposed(core)
     stopping = threading.Event()
     judge = working.enforcer(core.settings)
-    talker = stack.enter_context(contextlib.closing(working.talk(core, judge)))
-    desk = stack.enter_context(contextlib.closing(working.desk(core, judge)))
+    tools = stack.enter_context(contextlib.closing(working.tool_host(core)))
+    talker, desk = working.talk(core, judge, tools), working.desk(core, judge, tools)
     rates = stack.enter_context(wiring.rates(core.settings))
     front = identity.reception(
         core.settings, ring=core.keyring, rates=rates, judge=judge, agents=working.granted()

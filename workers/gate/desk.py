@@ -52,10 +52,6 @@ class Desk:
         self._host = host
         self._known = known or Known()
 
-    def close(self) -> None:
-        """Let go of the tools' servers."""
-        self._host.close()
-
     def tools(self) -> Sequence[Mapping[str, Json]]:
         """Return every tool of the registry in its order, those that are withheld after them with the reason."""
         offered = [

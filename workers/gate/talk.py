@@ -49,10 +49,6 @@ class Talk:
         self._models = models or Catalogue()
         self._stops = stops or Stops()
 
-    def close(self) -> None:
-        """Let go of the model's server."""
-        self._host.close()
-
     def answer(
         self,
         who: Principal,
@@ -69,7 +65,8 @@ class Talk:
         tool = self._tool
         if tool is None or not self._models.models:
             raise Conflict(
-                "There is no language model here; set ORCHESTRATOR_MODEL_BASE_URL and ORCHESTRATOR_MODEL_NAME."
+                "There is no language model here; name one in configs/models.yaml, or set "
+                "ORCHESTRATOR_MODEL_BASE_URL and ORCHESTRATOR_MODEL_NAME."
             )
         named = None if model is None else self._models.named(model)
         if model is not None and named is None:

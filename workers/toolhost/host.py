@@ -105,6 +105,11 @@ class ToolHost:
         self._sessions: dict[_Place, _Session] = {}
         self._lock = threading.Lock()
 
+    @property
+    def registry(self) -> Registry:
+        """What it offers now."""
+        return self._registry
+
     def call(
         self,
         tool: ToolSpec,
