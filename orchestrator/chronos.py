@@ -67,11 +67,14 @@ class Chronos:
         *,
         catch_up: CatchUp | None = None,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        check_domain: Callable[[str | None], None] = lambda _: None,
     ) -> None:
+        """`check_domain` raises the kind of `Invalid` that says which domains there are; a tick does not ask it."""
         self._store = store
         self._conductor = conductor
         self._catch_up = catch_up or CatchUp()
         self._new_id = new_id
+        self._check_domain = check_domain
 
     # what people do
 
@@ -354,11 +357,14 @@ class Chronos:
             overlap=draft.overlap,
             paused=draft.paused,
         )
-        made.asked(tx.now())
+        self._check_domain(made.domain(tx.now()))
         return replace(made, next_at=self._next(made, tx.now()))
 
     def _write(self, tx: Tx, there: Schedule, wanted: Schedule) -> Schedule:
-        wanted.asked(tx.now())
+        named = wanted.domain(tx.now())
+        if wanted.request != there.request:
+            # one that rests or is resumed is not held to what has left the file of domains meanwhile
+            self._check_domain(named)
         resumed = there.paused and not wanted.paused
         if resumed or (there.cron, there.timezone) != (wanted.cron, wanted.timezone):
             wanted = replace(wanted, next_at=self._next(wanted, tx.now()))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator import house
 from orchestrator.chronos import Chronos, Draft
-from orchestrator.domain.errors import InvalidSchedule, Misconfigured
+from orchestrator.domain.errors import Invalid, InvalidSchedule, Misconfigured
 from orchestrator.domain.plan import Json, digest
 from orchestrator.domain.schedule import Misfire, Overlap
 
@@ -28,6 +28,8 @@ class Declared(BaseModel):
     goal: str
     timezone: str = "UTC"
     depth: int = 2
+    domain: str | None = None
+    max_sources: int | None = Field(default=None, ge=1, le=50)
     sources: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, int] = Field(default_factory=dict)
     priority: int = 0
@@ -37,7 +39,10 @@ class Declared(BaseModel):
 
     def draft(self, *, requester: str) -> Draft:
         """What is to be fired."""
-        asked = self.model_dump(include={"goal", "depth", "sources", "budget", "priority", "metadata"})
+        asked = self.model_dump(
+            include={"goal", "depth", "domain", "max_sources", "sources", "budget", "priority", "metadata"},
+            exclude_none=True,
+        )
         return Draft(
             name=self.name,
             cron=self.cron,
@@ -66,20 +71,24 @@ class Brief(BaseModel):
     depth: int = Field(default=2, ge=1, le=5)
     max_steps: int = Field(default=20, ge=1, le=100)
     max_sources: int = Field(default=10, ge=1, le=1000)
+    domain: str | None = Field(default=None, min_length=1, max_length=100)
     enabled: bool = True
 
     def draft(self, *, requester: str, tenant: str = "default") -> Draft:
         """What is to be fired; the name is made of what is asked, so that the same brief is the same schedule."""
-        named = digest([self.query, self.cron_expr, self.depth])[:12]
+        asked = [self.query, self.cron_expr, self.depth]
+        named = digest(asked if self.domain is None else [*asked, self.domain])[:12]
         # a plan cannot be written in fewer than 8 steps
         steps = max(8, self.max_steps)
         request: dict[str, Json] = {
             "goal": self.query,
             "depth": self.depth,
             "budget": {"steps": steps},
-            "metadata": {"max_sources": self.max_sources},
+            "max_sources": self.max_sources,
             "requester": requester,
         }
+        if self.domain is not None:
+            request["domain"] = self.domain
         return Draft(f"brief-{named}", self.cron_expr, request, paused=not self.enabled, tenant=tenant)
 
 
@@ -113,7 +122,7 @@ def apply(chronos: Chronos, file: Path | None = None) -> int:
     for draft in drafts:
         try:
             chronos.put(draft)
-        except InvalidSchedule as error:
+        except Invalid as error:
             raise Misconfigured(f"The declared schedule {draft.name}: {error}") from error
     return len(drafts)
 

@@ -31,6 +31,8 @@ MOST = 2**53
 MOST_STEPS = 2**31 - 1
 """The largest number that a step may have."""
 
+DOMAIN = "Whose personas and facets to use, such as `finance`; left out, the goal's words choose."
+
 _USUAL = Budget()
 
 
@@ -105,6 +107,7 @@ class ResearchForm(Sent):
     max_sources: int | None = Field(
         default=None, ge=1, le=50, description="How many different documents the answer may quote."
     )
+    domain: str | None = Field(default=None, max_length=100, description=DOMAIN)
     sources: SourcesForm | None = None
 
 
@@ -113,11 +116,7 @@ class PlanForm(Sent):
 
     goal: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES, description="The question.")
     depth: int = Field(default=2, ge=DEPTHS[0], le=DEPTHS[-1], description="How deep to go.")
-    domain: str | None = Field(
-        default=None,
-        max_length=100,
-        description="Whose personas and facets to use, such as `finance`; left out, the goal's words choose.",
-    )
+    domain: str | None = Field(default=None, max_length=100, description=DOMAIN)
     max_sources: int | None = Field(
         default=None, ge=1, le=50, description="How many different documents the answer may quote."
     )
@@ -832,6 +831,7 @@ class KeptBrief(BaseModel):
     cron_expr: str
     depth: int
     max_sources: int
+    domain: str | None
     enabled: bool
     created_at: str | None
     last_run_at: str | None

@@ -121,6 +121,7 @@ def streamed(
     ],
     depth: Annotated[int, Query(ge=DEPTHS[0], le=DEPTHS[-1])] = 2,
     max_sources: Annotated[int | None, Query(ge=1, le=50)] = None,
+    domain: Annotated[str | None, Query(max_length=100, description=forms.DOMAIN)] = None,
     last: Annotated[
         str | None,
         Header(
@@ -133,7 +134,7 @@ def streamed(
     if last:
         plan_id, after = _place(last)
     else:
-        form = question(query, depth, max_sources)
+        form = question(query, depth, max_sources, domain)
         plan_id, after = submit_research(office, who, form, None).plan_id, 0
     return events.stream(office, plan_id, who=who, after=after, name=_name)
 

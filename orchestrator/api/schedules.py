@@ -10,12 +10,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
-from orchestrator import shapes, timetable
+from orchestrator import prompts, shapes, timetable
 from orchestrator.api import forms
 from orchestrator.api.identity import Principal, acts, reads
 from orchestrator.api.office import Core
 from orchestrator.api.problems import documented
-from orchestrator.api.submission import Key, allowed_folder, usual_folder
+from orchestrator.api.submission import Key, allowed_folder, sources_of, usual_folder
 from orchestrator.chronos import Change, Chronos, Draft
 from orchestrator.domain.plan import GOAL_LIMIT_BYTES, request
 from orchestrator.domain.schedule import FiringOutcome, Misfire, Overlap, Schedule
@@ -48,6 +48,8 @@ class Asked(forms.Sent):
 
     goal: str
     depth: int = 2
+    domain: str | None = Field(default=None, max_length=100, description=forms.DOMAIN)
+    max_sources: int | None = Field(default=None, ge=1, le=50)
     sources: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, int] = Field(default_factory=dict)
     priority: int = 0
@@ -94,6 +96,7 @@ class Question(forms.Sent):
     query: str = Field(min_length=1, max_length=GOAL_LIMIT_BYTES)
     depth: int = Field(default=2, ge=1, le=5)
     max_sources: int = Field(default=10, ge=1, le=1000)
+    domain: str | None = Field(default=None, max_length=100, description=forms.DOMAIN)
 
 
 def within(core: Core, request: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +121,11 @@ def router(core: Core) -> APIRouter:
     """Return the routes of schedules."""
 
     def chronos(tenant: str) -> Chronos:
-        return Chronos(core.store.of(tenant), core.conductor.of(tenant))
+        return Chronos(
+            core.store.of(tenant),
+            core.conductor.of(tenant),
+            check_domain=prompts.book(core.settings.prompts).current().check,
+        )
 
     routes = APIRouter(tags=["schedules"], responses=documented(404, 409))
 
@@ -135,7 +142,8 @@ def router(core: Core) -> APIRouter:
     ) -> dict[str, Any]:
         """Keep a new schedule; 409 when the name is taken."""
         given = asked.model_dump(exclude={"request"})
-        request = {**somewhere(core, asked.request.model_dump()), "requester": who.name}
+        wanted = asked.request.model_dump(exclude_none=True)
+        request = {**somewhere(core, wanted), "requester": who.name}
         made = chronos(who.tenant).add(Draft(**given, request=request, tenant=who.tenant))
         response.headers["Location"] = f"/schedules/{made.schedule_id}"
         return shapes.schedule(made)
@@ -225,15 +233,14 @@ def router(core: Core) -> APIRouter:
 
 
 def _asked(core: Core, who: Principal, asked: Question, key: str | None) -> dict[str, Any]:
-    folder = usual_folder(core.settings)
+    sources = sources_of(core.settings, None, asked.max_sources, asked.domain)
     plan = core.conductor.of(who.tenant).submit(
         request(
             asked.query,
             depth=asked.depth,
             tenant=who.tenant,
             requester=who.name,
-            sources={} if folder is None else {"documents": folder},
-            metadata={"max_sources": asked.max_sources},
+            sources=sources,
             key=key,
         )
     )
@@ -250,13 +257,13 @@ def _asked(core: Core, who: Principal, asked: Question, key: str | None) -> dict
 
 def _brief(chronos: Chronos, kept: Schedule) -> dict[str, Any]:
     ran = [f for f in chronos.history(kept.schedule_id, tenant=kept.tenant) if f.plan_id is not None]
-    metadata = kept.request.get("metadata")
     return {
         "task_id": kept.schedule_id,
         "query": str(kept.request.get("goal", "")),
         "cron_expr": kept.cron,
         "depth": kept.request.get("depth", 2),
-        "max_sources": metadata.get("max_sources", 10) if isinstance(metadata, Mapping) else 10,
+        "max_sources": kept.request.get("max_sources") or 10,
+        "domain": kept.request.get("domain"),
         "enabled": not kept.paused,
         "created_at": kept.created_at.isoformat() if kept.created_at else None,
         "last_run_at": ran[0].fired_at.isoformat() if ran else None,

@@ -60,14 +60,20 @@ def _metadata(form: PlanForm) -> dict[str, Json]:
 
 def submit_research(office: Office, who: Principal, form: ResearchForm, key: str | None) -> Plan:
     """Accept a question and return its plan."""
-    goal = PlanForm(goal=form.query, depth=form.depth, max_sources=form.max_sources, sources=form.sources)
+    goal = PlanForm(
+        goal=form.query,
+        depth=form.depth,
+        domain=form.domain,
+        max_sources=form.max_sources,
+        sources=form.sources,
+    )
     return submit_plan(office, who, goal, key)
 
 
-def question(query: str, depth: int, max_sources: int | None) -> ResearchForm:
+def question(query: str, depth: int, max_sources: int | None, domain: str | None) -> ResearchForm:
     """Return a question that stood in an address as a form; raises `InvalidRequest`."""
     try:
-        return ResearchForm(query=query, depth=depth, max_sources=max_sources)
+        return ResearchForm(query=query, depth=depth, max_sources=max_sources, domain=domain)
     except ValidationError as error:
         raise InvalidRequest(f"The query cannot be accepted: {error.errors()[0]['msg']}.") from error
 

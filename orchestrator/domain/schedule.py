@@ -95,6 +95,11 @@ class Schedule:
     last_plan_id: str | None = None
     created_at: datetime | None = None
 
+    def domain(self, now: datetime) -> str | None:
+        """Return the domain that plans of the checked request are asked in, `None` where their goal's words choose."""
+        named = self.asked(now).sources.get("domain")
+        return None if named is None else str(named)
+
     def asked(self, due_at: datetime) -> Request:
         """Return the checked request of the plan for one tick, or raise the kind of `Invalid` that says what is wrong."""
         given = dict(self.request)
@@ -107,15 +112,29 @@ class Schedule:
             depth=given.get("depth", 2),
             tenant=self.tenant,
             requester=_text("requester", given.get("requester", "local")),
-            sources=_mapping("sources", given.get("sources")),
+            sources=_sources(given),
             budget=_budget(given.get("budget")),
             priority=given.get("priority", 0),
             metadata={**_mapping("metadata", given.get("metadata")), **named},
         )
 
 
-REQUEST_KEYS = frozenset({"goal", "depth", "requester", "sources", "budget", "priority", "metadata"})
+REQUEST_KEYS = frozenset(
+    {"goal", "depth", "domain", "max_sources", "requester", "sources", "budget", "priority", "metadata"}
+)
 """What a schedule's request may say."""
+
+
+def _sources(given: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Where a plan looks, for whom, and how many documents it may quote: what a plan is told under `sources`."""
+    domain, most = given.get("domain"), given.get("max_sources")
+    if domain is not None:
+        _text("domain", domain)
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise InvalidSchedule(f"A schedule's max_sources is a whole number from 1, not {most!r}.")
+    named = {"domain": domain, "max_sources": most}
+    said = {name: value for name, value in named.items() if value is not None}
+    return {**_mapping("sources", given.get("sources")), **said}
 
 
 def _mapping(name: str, given: Json) -> Mapping[str, Json]:

@@ -880,6 +880,16 @@ class TestResearch:
         assert (told["status"], told["confidence"]) == ("succeeded", 1.0)
         assert (told["sources_count"], told["facts_count"]) == (1, 1)
 
+    def test_is_asked_in_the_domain_that_was_named_if_there_is_one(self, site):
+        taken = site.post("/research?wait=0", json={"query": GOAL, "domain": "finance"})
+        assert taken.json()["sources"]["domain"] == "finance"
+        for refused in (
+            site.post("/research", json={"query": GOAL, "domain": "astrology"}),
+            site.get(f"/research/stream?query={GOAL}&domain=astrology"),
+        ):
+            assert refused.status_code == 422
+            assert "The domains here are" in refused.json()["detail"]
+
     @pytest.mark.parametrize(
         ("query", "headers"),
         [("?wait=0", {}), ("?wait=0.3", {}), ("", {"Prefer": "wait=0"}), ("", {"Prefer": "respond-async"})],

@@ -1,5 +1,6 @@
 """Schedules over HTTP: the routes on the store's twin in memory."""
 
+import json
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -7,9 +8,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from orchestrator import house
 from orchestrator.api import identity, schedules
+from orchestrator.chronos import Chronos, Draft
 from orchestrator.conductor import Conductor, Rules
-from orchestrator.domain.errors import Conflict, NotFound
+from orchestrator.domain.errors import Conflict, InvalidRequest, NotFound
 from orchestrator.inmemory import InMemoryStore
 from tests.clock import Clock
 
@@ -21,7 +24,7 @@ def client(sealer, tmp_path):
     store = InMemoryStore(Clock())
     conductor = Conductor(store, sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.5, rules=Rules())
     app = FastAPI()
-    chosen = SimpleNamespace(roots=(tmp_path,))
+    chosen = SimpleNamespace(roots=(tmp_path,), prompts=house.path("configs/prompts.yaml"))
     core = SimpleNamespace(store=store, conductor=conductor, settings=chosen)
     app.include_router(schedules.router(core))
     app.state.reception = identity.development()
@@ -110,7 +113,53 @@ def test_what_names_no_documents_looks_in_the_one_folder_that_may_be_read(client
     asked = client.post("/trigger", json={"query": "Why?"}).json()["plan_id"]
     for kept in client.get("/schedules").json()["schedules"]:
         assert kept["request"]["sources"] == {"documents": str(tmp_path)}
-    assert plan_of(client, asked).sources == {"documents": str(tmp_path)}
+    assert plan_of(client, asked).sources == {"documents": str(tmp_path), "max_sources": 10}
+
+
+class TestADomain:
+    """Whose questions a plan asks, at every door that lets a clock ask."""
+
+    DOORS = (
+        ("/schedules", {**NEW, "request": {"goal": "Why?", "domain": "{}", "max_sources": 3}}),
+        ("/schedule", {"query": "Why?", "cron_expr": "0 6 * * *", "domain": "{}", "max_sources": 3}),
+        ("/trigger", {"query": "Why?", "domain": "{}", "max_sources": 3}),
+    )
+
+    @staticmethod
+    def sent(body, domain):
+        return json.loads(json.dumps(body).replace("{}", domain))
+
+    @pytest.mark.parametrize(("door", "body"), DOORS)
+    def test_and_how_many_documents_may_be_quoted_reach_the_plan(self, client, door, body):
+        answer = client.post(door, json=self.sent(body, "finance")).json()
+        if door != "/trigger":
+            name = answer["data"]["task_id"] if door == "/schedule" else "nightly"
+            answer = client.post(f"/schedules/{name}/run").json()
+        sources = plan_of(client, answer["plan_id"]).sources
+        assert (sources["domain"], sources["max_sources"]) == ("finance", 3)
+
+    @pytest.mark.parametrize(("door", "body"), DOORS)
+    def test_that_there_is_not_is_refused_with_those_that_there_are(self, client, door, body):
+        with pytest.raises(
+            InvalidRequest, match=r"There is no domain 'astrology'\. The domains here are .*finance"
+        ):
+            client.post(door, json=self.sent(body, "astrology"))
+        assert client.get("/schedules").json()["schedules"] == []
+
+    def test_that_there_is_not_is_no_change_of_a_schedule(self, client):
+        client.post("/schedules", json=NEW)
+        with pytest.raises(InvalidRequest, match="There is no domain 'astrology'"):
+            client.patch("/schedules/nightly", json={"request": {"domain": "astrology"}})
+        assert "domain" not in client.get("/schedules/nightly").json()["request"]
+
+    def test_that_has_left_the_file_keeps_no_schedule_from_resting_or_firing(self, client, sealer):
+        kept = {**NEW["request"], "domain": "astrology"}
+        conductor = Conductor(
+            client.store, sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.5, rules=Rules()
+        )
+        Chronos(client.store, conductor).add(Draft("nightly", NEW["cron"], kept))
+        assert client.patch("/schedules/nightly", json={"paused": True}).status_code == 200
+        assert client.post("/schedules/nightly/run").json()["outcome"] == "fired"
 
 
 class TestABrief:
@@ -126,6 +175,7 @@ class TestABrief:
                 "depth": 5,
                 "max_steps": 100,
                 "max_sources": 3,
+                "domain": "finance",
                 "enabled": False,
             },
             {"query": "Why?", "cron_expr": "*/5 * * * *", "depth": 1, "max_steps": 1},
@@ -136,7 +186,7 @@ class TestABrief:
         made = client.post("/schedule", json=payload)
         assert made.status_code == 201
         data = made.json()["data"]
-        usual = {"depth": 2, "max_sources": 10, "enabled": True}
+        usual = {"depth": 2, "max_sources": 10, "domain": None, "enabled": True}
         wanted = {k: v for k, v in (usual | payload).items() if k != "max_steps"}
         assert {key: data[key] for key in wanted} == wanted
         assert set(data) - set(wanted) == {"task_id", "created_at", "last_run_at", "next_run_at"}
@@ -181,7 +231,7 @@ class TestABrief:
         assert first.json() == second.json()
         plan = plan_of(client, first.json()["plan_id"])
         assert (plan.goal, plan.depth) == ("Why?", payload.get("depth", 2))
-        assert plan.metadata["max_sources"] == payload.get("max_sources", 10)
+        assert plan.sources["max_sources"] == payload.get("max_sources", 10)
         assert client.post("/trigger", json=payload).json()["plan_id"] != plan.plan_id
 
     @pytest.mark.parametrize(

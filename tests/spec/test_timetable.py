@@ -1,10 +1,16 @@
 """Declared schedules: what the file may say, and the one-object form that other programs send."""
 
+from uuid import uuid4
+
 import pytest
 
-from orchestrator import timetable
+from orchestrator import house, prompts, timetable
+from orchestrator.chronos import Chronos
+from orchestrator.conductor import Conductor, Rules
 from orchestrator.domain.errors import InvalidSchedule, Misconfigured
 from orchestrator.domain.schedule import Misfire, Overlap
+from orchestrator.inmemory import InMemoryStore
+from tests.clock import Clock
 
 
 def file(tmp_path, text):
@@ -25,6 +31,22 @@ def test_a_declared_schedule_becomes_a_draft(tmp_path):
     assert (draft.name, draft.cron, draft.timezone) == ("a", "@daily", "Europe/Berlin")
     assert (draft.misfire, draft.overlap) == (Misfire.ONCE, Overlap.QUEUE)
     assert (draft.request["goal"], draft.request["depth"]) == ("Why", 3)
+
+
+def test_a_declared_schedule_says_for_whom_it_asks_and_how_much_may_be_quoted(tmp_path):
+    text = "schedules: [{name: a, cron: '@daily', goal: Why, domain: finance, max_sources: 3}]"
+    (draft,) = timetable.load(file(tmp_path, text))
+    assert (draft.request["domain"], draft.request["max_sources"]) == ("finance", 3)
+
+
+def test_a_declared_domain_that_there_is_not_is_refused_by_its_schedule_s_name(tmp_path, sealer):
+    store = InMemoryStore(Clock())
+    conductor = Conductor(store, sealer, new_id=lambda: str(uuid4()), draw=lambda: 0.5, rules=Rules())
+    check = prompts.book(house.path("configs/prompts.yaml")).current().check
+    text = "schedules: [{name: a, cron: '@daily', goal: Why, domain: astrology}]"
+    with pytest.raises(Misconfigured, match="declared schedule a: There is no domain 'astrology'"):
+        timetable.apply(Chronos(store, conductor, check_domain=check), file(tmp_path, text))
+    assert Chronos(store, conductor).list() == []
 
 
 @pytest.mark.parametrize(
@@ -52,7 +74,7 @@ def test_a_brief_is_a_schedule_of_its_own_name():
         "goal": "Why?",
         "depth": 3,
         "budget": {"steps": 8},
-        "metadata": {"max_sources": 10},
+        "max_sources": 10,
         "requester": "ann",
     }
 

@@ -76,9 +76,10 @@ def working(core: Core) -> Iterator[None]:
 def firing(core: Core) -> Iterator[None]:
     """Keep the declared schedules and fire those that are due, for as long as the block lasts."""
     # takes a while to import, which help and usage errors should not wait for
-    from orchestrator import chronos, timetable
+    from orchestrator import chronos, prompts, timetable
 
-    timetable.apply(chronos.Chronos(core.store, core.conductor))
+    check = prompts.book(core.settings.prompts).current().check
+    timetable.apply(chronos.Chronos(core.store, core.conductor, check_domain=check))
     stopping = threading.Event()
     clock = threading.Thread(
         target=chronos.forever, args=(core.store, core.conductor, stopping), name="chronos", daemon=True

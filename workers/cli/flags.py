@@ -16,6 +16,15 @@ Data: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+Domain: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--domain",
+        metavar="NAME",
+        help="Whose questions to ask, such as finance: a domain of configs/prompts.yaml. Without it the goal's words choose.",
+        show_default=False,
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Verbose: TypeAlias = Annotated[
     bool, typer.Option("--verbose", help="Also print the program's log to standard error.")

@@ -50,15 +50,7 @@ def research(
         ),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="How deep to go, from 1 to 5.")] = 2,
-    domain: Annotated[
-        str | None,
-        typer.Option(
-            "--domain",
-            metavar="NAME",
-            help="Whose questions to ask, such as finance: a domain of configs/prompts.yaml. Without it the goal's words choose.",
-            show_default=False,
-        ),
-    ] = None,
+    domain: flags.Domain = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -27,9 +27,11 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name,
 def _chronos(data: Path | None) -> Iterator[Chronos]:
     with doors.opened(doors.settings(data)) as core:
         # takes a while to import, which help and usage errors should not wait for
+        from orchestrator import prompts
         from orchestrator.chronos import Chronos
 
-        yield Chronos(core.store, core.conductor)
+        check = prompts.book(core.settings.prompts).current().check
+        yield Chronos(core.store, core.conductor, check_domain=check)
 
 
 @app.command()
@@ -53,6 +55,7 @@ def add(
             show_default=False,
         ),
     ] = None,
+    domain: flags.Domain = None,
     misfire: Annotated[
         Misfire, typer.Option("--misfire", help="Of ticks that were missed: fire none, the newest, or all.")
     ] = Misfire.ONCE,
@@ -76,6 +79,8 @@ def add(
         "sources": {"documents": str(folder)},
         "requester": doors.PERSON,
     }
+    if domain is not None:
+        request["domain"] = domain
     draft = Draft(name, cron, request, timezone=timezone, misfire=misfire, overlap=overlap)
     with _chronos(data) as chronos:
         made = chronos.add(draft)
