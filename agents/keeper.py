@@ -165,7 +165,7 @@ def _narrowed(assignment: Assignment, open_: Sequence[str], thin: Sequence[str])
     looked = [s for s in assignment.steps if s.agent.looks]
     tried = {str(s.brief.get("query") or s.brief.get("question") or "").casefold() for s in looked}
     computed = {str(s.brief.get("question")) for s in looked if s.agent is Agent.CODER}
-    names = {str(s.brief.get("question")): s.brief.get("task") for s in looked if s.brief.get("task")}
+    tasks = {str(s.brief.get("question")): s.brief for s in looked if s.brief.get("task")}
     narrowed: list[_Brief] = []
     for question in (*open_, *thin):
         if question not in assignment.asked:
@@ -175,8 +175,9 @@ def _narrowed(assignment: Assignment, open_: Sequence[str], thin: Sequence[str])
             continue
         tried.add(query.casefold())
         brief: dict[str, Json] = {"question": question, "query": query}
-        if question in names:
-            brief["task"] = names[question]
+        if question in tasks:
+            # whoever looks for a task once more spends what is left of its share
+            brief |= {key: tasks[question][key] for key in ("task", "share") if key in tasks[question]}
         if question in thin:
             brief["elsewhere"] = True  # what is known already is not looked up again
         narrowed.append(brief)

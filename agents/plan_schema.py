@@ -41,7 +41,9 @@ class PlanRefused(Exception):
 
 
 class Task(BaseModel):
-    """One thing to find out, and with what. `share` is the part of the plan's budget that it may take (0 to 1)."""
+    """One thing to find out, and with what. `share` is the part of the plan's calls, tokens and money that
+    it may take (0 to 1): a call of the task that does not fit is not made.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -70,6 +72,7 @@ class Task(BaseModel):
             "fallbacks": list(self.fallbacks),
             "after": list(self.after),
             "category": self.category.value if self.category else None,
+            "share": self.share,
         }
         if self.phase != "collect":
             told["phase"] = self.phase

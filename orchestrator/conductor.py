@@ -596,7 +596,8 @@ class Conductor:
     def intend(self, claimed: Claimed, ask: CallAsk) -> Intent:
         """Commit the intent to make a call, with the decision that allowed it and its cost reserved.
 
-        Raises `Fenced` when the step is no longer this worker's, and `BudgetSpent` when the call does not fit.
+        Raises `Fenced` when the step is no longer this worker's, and `BudgetSpent` when the call does not fit into the
+        plan's budget, or into the share of it that the plan gives to the step's task.
         """
         ref = claimed.ref
         with self._store.transaction() as tx:
@@ -608,6 +609,7 @@ class Conductor:
             if before is not None and _must_not_repeat(before):
                 return AskHuman(before)
             desk.plan.budget.reserve(desk.plan.spent, ask.reserve)
+            _reserve_share(desk, claimed.step, ask.reserve)
             tx.spend(ref.plan_id, ask.reserve)
             tx.put_call(
                 Call(
@@ -1213,6 +1215,23 @@ def _told(judge: Step, ballot: Ballot) -> dict[str, Json]:
 def _taken(step: Step) -> Json:
     """What a fork takes over of a finished step."""
     return [step.number, step.agent, step.state, step.verdict, step.follow_ups, step.result]
+
+
+def _reserve_share(desk: _Desk, step: Step, ask: Spent) -> None:
+    """Raise `BudgetSpent` where a call does not fit into its task's share, whichever of the task's steps spent it.
+
+    The plan's row is held, so that steps of one task which run at once cannot overspend together.
+    """
+    share = step.brief.get("share")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        return
+    task, plan = step.brief.get("task"), desk.plan
+    mine = {s.number for s in desk.tx.steps(plan.plan_id) if s.brief.get("task") == task}
+    spent = Spent()
+    for call in desk.tx.calls(plan.plan_id):
+        if call.step in mine:
+            spent = spent.plus(call.reserved)
+    plan.budget.part(share).reserve(spent, ask, whose="task")
 
 
 def _must_not_repeat(call: Call) -> bool:

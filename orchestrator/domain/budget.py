@@ -5,7 +5,8 @@ Limits are reserved before the spending and settled after it, so that they hold 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from orchestrator.domain.errors import BudgetSpent, InvalidBudget
 
@@ -88,7 +89,16 @@ class Budget:
         """How many more steps may be planned without touching those kept back for writing."""
         return max(0, self.steps - WRITING_STEPS - spent.steps)
 
-    def reserve(self, spent: Spent, ask: Spent) -> Spent:
+    def part(self, share: float) -> Budget:
+        """Return the share (0 to 1) of what may be called and paid, rounded up; steps and time are the plan's own."""
+        return replace(
+            self,
+            calls=math.ceil(self.calls * share),
+            tokens=math.ceil(self.tokens * share),
+            cost_uusd=math.ceil(self.cost_uusd * share),
+        )
+
+    def reserve(self, spent: Spent, ask: Spent, *, whose: str = "plan") -> Spent:
         """Return what is spent with `ask` reserved on top, or raise `BudgetSpent` naming what ran out."""
         after = spent.plus(ask)
         for name, now, limit, asked in (
@@ -97,5 +107,5 @@ class Budget:
             ("micro-dollars", after.cost_uusd, self.cost_uusd, ask.cost_uusd),
         ):
             if asked > 0 and now > limit:
-                raise BudgetSpent(name, limit)
+                raise BudgetSpent(name, limit, whose)
         return after

@@ -222,12 +222,12 @@ class Fenced(OrchestratorError):
 
 
 class BudgetSpent(OrchestratorError):
-    """The plan has no more of something; write what there is."""
+    """The plan, or one of its tasks, has no more of something; write what there is."""
 
     code = "budget_spent"
 
-    def __init__(self, what: str, limit: int) -> None:
-        super().__init__(f"The plan's budget of {limit} {what} is spent.")
+    def __init__(self, what: str, limit: int, whose: str = "plan") -> None:
+        super().__init__(f"The {whose}'s budget of {limit} {what} is spent.")
         self.what = what
         self.limit = limit
 

@@ -84,6 +84,12 @@ class TestAReservation:
         assert not ask.tokens or after.tokens <= budget.tokens
         assert not ask.cost_uusd or after.cost_uusd <= budget.cost_uusd
 
+    def test_within_a_share_says_that_it_is_the_task_s(self):
+        part = Budget(calls=10, tokens=100, cost_uusd=0, steps=20).part(0.25)
+        assert (part.calls, part.tokens, part.cost_uusd, part.steps) == (3, 25, 0, 20)
+        with pytest.raises(BudgetSpent, match="The task's budget of 3 tool and model calls is spent"):
+            part.reserve(Spent(calls=3), Spent(calls=1), whose="task")
+
     @given(spendings, spendings)
     def test_can_be_given_back(self, spent, ask):
         assert spent.plus(ask).minus(ask) == spent

@@ -570,6 +570,44 @@ class TestACall:
         assert len(house.calls(plan)) == 1
         assert house.plan(plan).spent.calls == 1
 
+    @staticmethod
+    def shared(house, *shares):
+        """A plan of ten calls whose tasks t1, t2, … have these shares of it: steps 3, 4, …"""
+        plan = house.submit(budget=Budget(calls=10))
+        house.finish(plan, 1)
+        briefs = [{"question": f"{n}?", "task": f"t{n}", "share": s} for n, s in enumerate(shares, start=1)]
+        house.finish(plan, 2, Completed("planned", follow_ups=briefs))
+        return plan
+
+    def test_that_does_not_fit_its_task_s_share_is_not_intended(self, house):
+        plan = self.shared(house, 0.2, 0.8)
+        first, other = house.begin(plan, 3), house.begin(plan, 4)
+        for key in "ab":
+            house.conductor.intend(first, ask(key))
+        with pytest.raises(BudgetSpent, match="The task's budget of 2 tool and model calls is spent"):
+            house.conductor.intend(first, ask("c"))
+        assert isinstance(house.conductor.intend(other, ask("c")), Proceed)
+        assert house.plan(plan).spent.calls == len(house.calls(plan)) == 3
+
+    def test_that_is_recalled_costs_its_task_s_share_nothing(self, house):
+        plan = self.shared(house, 0.1)
+        claimed = house.begin(plan, 3)
+        house.conductor.intend(claimed, ask("a"))
+        house.conductor.conclude(claimed, ask("a"), state=CallState.DONE)
+        assert isinstance(house.conductor.intend(claimed, ask("a")), Replayed)
+
+    def test_of_a_task_that_is_looked_up_once_more_shares_what_the_task_has_left(self, house):
+        plan = self.shared(house, 0.1)
+        claimed = house.begin(plan, 3)
+        house.conductor.intend(claimed, ask("a"))
+        house.conductor.conclude(claimed, ask("a"), state=CallState.DONE)
+        house.conductor.report(claimed, Completed("nothing"))
+        house.conductor.settle(claimed.ref)
+        again = {"question": "1?", "query": "one", "task": "t1", "share": 0.1}
+        house.finish(plan, 4, Completed("narrow", follow_ups=[again]))
+        with pytest.raises(BudgetSpent, match="The task's budget of 1 tool and model calls is spent"):
+            house.conductor.intend(house.begin(plan, 5), ask("b"))
+
     def test_leaves_its_evidence(self, house):
         plan = house.submit()
         claimed = house.begin(plan)

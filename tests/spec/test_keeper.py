@@ -259,10 +259,10 @@ class TestWhyItStops:
 class TestTheNextLook:
     def test_b25_b45_is_for_what_is_open_in_words_that_were_not_tried(self):
         open_ = "Who founded the Veltrix subsidiary in Oslo?"
-        thought = think([fact(COPY)], [looked(), looked(4, open_, task="t2", verdict="nothing")])
+        thought = think([fact(COPY)], [looked(), looked(4, open_, task="t2", share=0.2, verdict="nothing")])
         (brief,) = thought.follow_ups
 
-        assert (brief["question"], brief["task"]) == (open_, "t2")
+        assert (brief["question"], brief["task"], brief["share"]) == (open_, "t2", 0.2)
         assert brief["query"].casefold() not in {GOAL.casefold(), open_.casefold()}
 
     def test_is_elsewhere_for_what_is_known_from_too_few_documents(self):

@@ -108,6 +108,7 @@ class TestB22AModelsPlan:
                 "after": ["t2"],
                 "phase": "analyse",
                 "category": "SECURITY",
+                "share": 0.2,
             },
         ]
 
