@@ -125,9 +125,10 @@ class Swept:
     rescued: int = 0
     offered: int = 0
     expired: int = 0
+    forgotten: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.woken or self.rescued or self.offered or self.expired)
+        return bool(self.woken or self.rescued or self.offered or self.expired or self.forgotten)
 
 
 class Conductor:

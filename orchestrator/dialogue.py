@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -41,6 +41,8 @@ from orchestrator.vault import ledger
 from orchestrator.vault.chain import Sealer
 
 USUAL_DEPTH: Final = 2
+_SWEEPER: Final = "sweeper"
+"""Who is on the record for what is removed because its time has come."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 RECALLED_FACTS: Final = 5
 """Facts that an answer from memory quotes at most."""
@@ -363,6 +365,26 @@ class Dialogue:
         ledger.note_action(
             tx, self._sealer, who, kind, "chat.interact", resource, details, session=conversation_id
         )
+
+
+def forget_silent(store: PgStore, sealer: Sealer, kept: timedelta, *, limit: int = 200) -> int:
+    """Remove a batch of the conversations of all tenants in which nothing was said for so long; the number removed.
+
+    Each is on the record of its tenant, in the same transaction. Their plans stay, as they do when an owner removes one.
+    """
+    with store.transaction() as tx:
+        gone = tx.forget_conversations(kept, limit)
+        # always in one order, since a ledger is held until the end
+        for each in sorted(gone, key=lambda c: (c.tenant, c.conversation_id)):
+            said: dict[str, Json] = {
+                "action": "chat.retention",
+                "actor": _SWEEPER,
+                "resource": f"conversation:{each.conversation_id}",
+                "details": {"turns": each.turns, "kept_days": kept / timedelta(days=1)},
+                "session_id": each.conversation_id,
+            }
+            ledger.append(tx, sealer, tenant=each.tenant, by=_SWEEPER, kind="data_deleted", said=said)
+        return len(gone)
 
 
 def _report(

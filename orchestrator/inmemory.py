@@ -1031,6 +1031,21 @@ class InMemoryTx:
         self._remove(self._store.conversation_rows, conversation_id)
         return True
 
+    def forget_conversations(self, kept: timedelta, limit: int) -> Sequence[Conversation]:
+        since = self._at - kept
+        spoken = {
+            turn.conversation_id
+            for turn, _, _ in self._store.turn_rows.values()
+            if turn.at > since
+            or (turn.plan_id is not None and self._store.plan_rows[turn.plan_id].finished_at is None)
+        }
+        rows = self._store.conversation_rows.values()
+        found = [c for c in rows if c.created_at <= since and c.conversation_id not in spoken]
+        found.sort(key=lambda c: (c.created_at, c.conversation_id))
+        for each in found[:limit]:
+            self.remove_conversation(each.tenant, each.owner, each.conversation_id)
+        return found[:limit]
+
     def add_exchange(self, exchange: Exchange) -> bool:
         said, of = exchange, exchange.conversation
         if said.key is not None and self.turn_of_key(of.tenant, of.owner, said.key) is not None:

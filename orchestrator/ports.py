@@ -582,6 +582,13 @@ class Tx(Protocol):
         """Remove an owner's conversation with its turns; `False` if there is none."""
         ...
 
+    def forget_conversations(self, kept: timedelta, limit: int) -> Sequence[Conversation]:
+        """Remove conversations in which nothing was said for so long, with their turns, and return what they were.
+
+        One that waits for a plan which goes on stays, and so does one that another transaction holds.
+        """
+        ...
+
     def add_exchange(self, exchange: Exchange) -> bool:
         """Write a message and its answer's turn behind the last of a conversation that this transaction has locked.
 

@@ -1433,6 +1433,31 @@ SELECT conversation_id::text, tenant, owner, created_at, turns, last_plan_id::te
  ORDER BY created_at DESC, conversation_id
  LIMIT %(limit)s;
 
+-- name: silent_conversations
+-- Conversations in which nothing was said since then, those begun first first, held until the transaction ends; one whose plan goes on is not silent.
+SELECT c.conversation_id::text
+  FROM conversation AS c
+ WHERE c.created_at <= COALESCE(%(now)s::timestamptz, now()) - %(kept)s
+   AND NOT EXISTS (
+       SELECT FROM turn AS t
+         LEFT JOIN plan AS p USING (plan_id)
+        WHERE t.conversation_id = c.conversation_id
+          AND (t.at > COALESCE(%(now)s::timestamptz, now()) - %(kept)s OR (t.plan_id IS NOT NULL AND p.finished_at IS NULL)))
+ ORDER BY c.created_at, c.conversation_id
+ LIMIT %(limit)s
+   FOR UPDATE OF c SKIP LOCKED;
+
+-- name: forget_conversations
+-- Remove those of these conversations, which are held, that are still silent: another may have spoken before they were held.
+DELETE
+  FROM conversation AS c
+ WHERE c.conversation_id = ANY(%(conversation_ids)s::uuid[])
+   AND NOT EXISTS (
+       SELECT FROM turn AS t
+        WHERE t.conversation_id = c.conversation_id
+          AND t.at > COALESCE(%(now)s::timestamptz, now()) - %(kept)s)
+RETURNING conversation_id::text, tenant, owner, created_at, turns, last_plan_id::text;
+
 -- name: remove_conversation
 -- Remove a conversation and its turns, if it is this owner's.
 DELETE

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeVar
 
@@ -31,6 +32,7 @@ _IDLE_S: Final = 0.05
 _AFTER_FAULT_S: Final = 1.0
 _SETTLED: Final = timedelta(seconds=0.5)
 """A step that was rung for more recently than that is not rung for again after a loss: it may be about to be answered."""
+_FORGET_EVERY_S: Final = 60.0
 _LONGEST_SWEEP: Final = 3
 _PATIENCE: Final = 30
 """Both in sweep periods."""
@@ -112,12 +114,16 @@ class Sweeper:
         every_s: float,
         alive: Callable[[], None] = lambda: None,
         locks: Locks | None = None,
+        forget: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`forget` removes a batch of what was kept long enough, and returns how much that was."""
+        self._forget = forget
         self._conductor = conductor
         self._every_s = every_s
         self._alive = alive
         self._locks = locks or NoLocks()
         self._passed = 0
+        self._forget_at = 0.0
 
     def forever(self, stopping: threading.Event) -> None:
         """Sweep at once, then every so often, until told to stop."""
@@ -130,6 +136,7 @@ class Sweeper:
                     rescued=swept.rescued,
                     offered=swept.offered,
                     expired=swept.expired,
+                    forgotten=swept.forgotten,
                 )
             stopping.wait(self._every_s)
 
@@ -144,7 +151,15 @@ class Sweeper:
                 self._passed += 1
                 return Swept()
             self._passed = 0
-            return self._conductor.sweep()
+            return replace(self._conductor.sweep(), forgotten=self._forgotten())
+
+    def _forgotten(self) -> int:
+        """Forget what was kept long enough: a batch a minute, and the next at once while there is more."""
+        if time.monotonic() < self._forget_at:
+            return 0
+        forgotten = self._forget()
+        self._forget_at = 0.0 if forgotten else time.monotonic() + _FORGET_EVERY_S
+        return forgotten
 
 
 def _patiently(act: Callable[[], _T], otherwise: _T) -> _T:

@@ -69,6 +69,7 @@ class Settings(BaseModel):
     rate_login_per_minute: int = Field(ge=1, le=1_000_000)
     rate_burst_s: float = Field(gt=0, le=60)
     approval_ttl_days: float = Field(gt=0)
+    conversations_kept_days: float = Field(ge=0, le=36_500)
     webhook_url: str
     webhook_secret_file: str
     webhook_timeout_s: float = Field(gt=0, le=300)

@@ -1254,6 +1254,14 @@ class PgTx:
     def remove_conversation(self, tenant: str, owner: str, conversation_id: str) -> bool:
         return self._hit("remove_conversation", tenant=tenant, owner=owner, conversation_id=conversation_id)
 
+    def forget_conversations(self, kept: timedelta, limit: int) -> Sequence[Conversation]:
+        silent = [row["conversation_id"] for row in self._run("silent_conversations", kept=kept, limit=limit)]
+        if not silent:
+            return []
+        # looked at again now that they are held: whoever spoke meanwhile has committed
+        gone = self._run("forget_conversations", conversation_ids=silent, kept=kept)
+        return sorted((Conversation(**row) for row in gone), key=lambda c: (c.created_at, c.conversation_id))
+
     def add_exchange(self, exchange: Exchange) -> bool:
         said, of = exchange, exchange.conversation
         usual = {"conversation_id": of.conversation_id, "tenant": of.tenant, "owner": of.owner}

@@ -83,6 +83,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "store.unavailable": "Postgres did not answer; the work goes on when it does.",
     "sweep.crashed": "A sweep met a fault that nobody foresaw; the rest is swept, and it is tried again with the next one.",
     "sweep.done": "Something was woken, rescued, offered again or expired.",
+    "sweep.done": "Something was woken, rescued, offered again, expired or forgotten.",
     "tenants.exposed": "A tenant could see what is another's; the API is not ready, and does not start.",
     "tool.called": "A call was made through the gate, and ended.",
     "tool.refused": "The gate did not let a call through.",

@@ -13,7 +13,7 @@ import random
 import secrets
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from typing import cast
 
 from orchestrator import chains, database, prompts
 from orchestrator.conductor import Conductor, Rules
+from orchestrator.dialogue import forget_silent
 from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.domain.retry import Backoff
 from orchestrator.domain.secret import SecretVersion
@@ -97,6 +98,14 @@ def notifier(opened: Core) -> Notifier | None:
     secret = read_secret(settings.webhook_secret_file)
     webhook = Webhook(settings.webhook_url, secret, settings.webhook_timeout_s)
     return Notifier(opened.store, webhook, attempts=settings.webhook_attempts, draw=random.random)
+
+
+def forgetter(opened: Core) -> Callable[[], int]:
+    """Return what removes a batch of the conversations that were kept as long as the settings say."""
+    kept = timedelta(days=opened.settings.conversations_kept_days)
+    if not kept:
+        return lambda: 0
+    return lambda: forget_silent(opened.store, opened.sealer, kept)
 
 
 @contextmanager

@@ -110,7 +110,12 @@ def _sweep(opened: Core, stopping: threading.Event, notifier: Notifier | None) -
     telling.start()
     notary = threading.Thread(target=notarise, args=(opened, stopping), name="notary", daemon=True)
     notary.start()
-    Sweeper(opened.conductor, every_s=opened.settings.sweep_every_s, locks=opened.locks).forever(stopping)
+    Sweeper(
+        opened.conductor,
+        every_s=opened.settings.sweep_every_s,
+        locks=opened.locks,
+        forget=wiring.forgetter(opened),
+    ).forever(stopping)
     telling.join(5.0)
     notary.join(5.0)
 

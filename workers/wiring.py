@@ -235,7 +235,11 @@ class Workshop:
         bus = CeleryBus(self._app) if self._in_memory else RabbitBus(settings.broker_url)
         relay = Relay(opened.store, bus, ring=conductor.offer_again)
         sweeper = Sweeper(
-            conductor, every_s=settings.sweep_every_s, alive=self._hands.alive.renew, locks=opened.locks
+            conductor,
+            every_s=settings.sweep_every_s,
+            alive=self._hands.alive.renew,
+            locks=opened.locks,
+            forget=wiring.forgetter(opened),
         )
         self._threads = [
             threading.Thread(target=self._worker.start, name="worker", daemon=True),

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.domain.conversation import Exchange, Role, Route
 from orchestrator.domain.errors import ForeignTenant
+from orchestrator.domain.lifecycle import PlanMove
 from tests.contract.bench import new_plan
 from tests.contract.test_store import bench, shared, undone  # noqa: F401 - fixtures
 
@@ -73,6 +74,45 @@ class TestAConversation:
             assert tx.remove_conversation("acme", "ada", conversation_id)
             assert tx.conversation("acme", "ada", conversation_id) is None
             assert not tx.turns(conversation_id)
+            assert tx.plan(plan_id) is not None
+
+
+class TestASilentConversation:
+    """One in which nothing was said for as long as conversations are kept."""
+
+    def test_is_forgotten_with_its_turns_those_begun_first_first(self, bench):  # noqa: F811
+        first, second = begin(bench.store), None
+        say(bench.store, first)
+        bench.clock.advance(timedelta(seconds=1))
+        second = begin(bench.store, owner="eve")
+        bench.clock.advance(timedelta(days=7))
+        for wanted in (first, second):
+            with bench.store.transaction() as tx:
+                (gone,) = tx.forget_conversations(timedelta(days=7), 1)
+                assert (gone.conversation_id, gone.tenant) == (wanted, "acme")
+        with bench.store.transaction() as tx:
+            assert tx.forget_conversations(timedelta(days=7), 1) == []
+        assert turns_of(bench.store, first) == []
+
+    def test_is_none_that_is_younger_or_was_spoken_in_since(self, bench):  # noqa: F811
+        old = begin(bench.store)
+        say(bench.store, old)
+        bench.clock.advance(timedelta(days=7))
+        say(bench.store, old, 3)
+        young = begin(bench.store)
+        with bench.store.transaction() as tx:
+            assert tx.forget_conversations(timedelta(days=1), 10) == []
+            assert {c.conversation_id for c in tx.conversations("acme", "ada")} == {old, young}
+
+    def test_is_none_whose_plan_goes_on_and_is_one_when_that_has_ended_though_nobody_asked(self, bench):  # noqa: F811
+        waiting = begin(bench.store)
+        plan_id = research(bench.store, waiting)
+        bench.clock.advance(timedelta(days=7))
+        with bench.store.transaction() as tx:
+            assert tx.forget_conversations(timedelta(days=1), 10) == []
+            tx.move_plan(plan_id, PlanMove.CANCEL)
+        with bench.store.transaction() as tx:
+            assert [c.conversation_id for c in tx.forget_conversations(timedelta(days=1), 10)] == [waiting]
             assert tx.plan(plan_id) is not None
 
 

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from agents import profiles, turns
 from agents.minds import MINDS
 from orchestrator import house
 from orchestrator.api import identity
-from orchestrator.dialogue import AT_THE_BOTTOM, FORM_STAYS, Dialogue, Message
+from orchestrator.dialogue import AT_THE_BOTTOM, FORM_STAYS, Dialogue, Message, forget_silent
 from orchestrator.domain import conversation as talk
 from orchestrator.domain import errors, fork, report
 from orchestrator.domain.conversation import Route, Understood
@@ -561,6 +562,22 @@ class TestAConversation:
             turn = site.get(f"/conversations/{mine['conversation_id']}/turns/2").json()
             assert {c["locator"] for c in turn["citations"]} == {theirs}
             assert {c["plan_id"] for c in turn["citations"]} == {mine["plan_id"]}
+
+
+class TestRetention:
+    def test_removes_what_was_kept_long_enough_and_says_so_in_the_audit_without_what_was_said(
+        self, site, begun
+    ):
+        before = len(site.ledger())
+        assert forget_silent(site.store, site.sealer, timedelta(days=1)) == 0
+        assert site.get(f"/conversations/{begun.conversation_id}").status_code == 200
+
+        assert forget_silent(site.store, site.sealer, timedelta(0)) > 0
+        assert site.get(f"/conversations/{begun.conversation_id}").status_code == 404
+        told = [body for kind, body in site.ledger()[before:] if kind == "data_deleted"]
+        assert f"conversation:{begun.conversation_id}" in [body["resource"] for body in told]
+        assert DEFINED not in json.dumps(told)
+        assert {body["by"] for body in told} == {"sweeper"}
 
 
 class TestTheAudit:

@@ -156,3 +156,18 @@ class TestWhateverASweeperMeets:
         store = InMemoryStore(lambda: NOON)
         relay.Relay(store, Bus()).forever(stopping)
         assert stopping.is_set()
+
+
+class TestWhatWasKeptLongEnough:
+    def test_is_forgotten_batch_by_batch_and_then_looked_for_once_a_minute(self):
+        batches = iter([200, 200, 7])
+        asked = []
+
+        def forget():
+            asked.append(next(batches, 0))
+            return asked[-1]
+
+        sweeper = Sweeper(Fleet(1).by(0), every_s=1.0, forget=forget)
+        told = [sweeper.step().forgotten for _ in range(6)]
+        assert told == [200, 200, 7, 0, 0, 0]
+        assert asked == [200, 200, 7, 0]
