@@ -65,7 +65,7 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         "reasons": list(said.reasons),
         "objections": grave,
         "draft": digest(sections),
-        "repeats": _repeated(drafts),
+        "repeats": _repeated(drafts, assignment.finished(Agent.JUDGE)),
         "generator": drafts[-1].number if drafts else 0,
         "critic": critics[-1].number if critics else 0,
     }
@@ -150,9 +150,18 @@ def _listed(sections: Any) -> Sequence[Mapping[str, Any]]:
     return sections if isinstance(sections, list | tuple) else []
 
 
-def _repeated(drafts: Sequence[Step]) -> int | None:
+def _repeated(drafts: Sequence[Step], judges: Sequence[Step]) -> int | None:
     """The earliest round whose draft is this one, word for word; `None` for a draft that is new."""
     if not drafts:
         return None
     made = digest(drafts[-1].result.get("sections", []))
-    return next((d.round for d in drafts[:-1] if digest(d.result.get("sections", [])) == made), None)
+    # each round has noted the digest of its draft; with thousands of rounds, not all of them are made again
+    noted = {judge.round: str(judge.result.get("draft") or "") for judge in judges}
+    return next(
+        (
+            d.round
+            for d in drafts[:-1]
+            if (noted.get(d.round) or digest(d.result.get("sections", []))) == made
+        ),
+        None,
+    )

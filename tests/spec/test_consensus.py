@@ -371,6 +371,16 @@ class TestAJudgeWithoutAModel:
 
         assert thought.result["repeats"] == 1
 
+    @pytest.mark.parametrize(("noted", "repeats"), [(digest(DRAFT["sections"]), 0), (digest([]), None)])
+    def test_knows_an_earlier_draft_by_what_its_judge_noted_and_does_not_read_it_again(self, noted, repeats):
+        earlier = [
+            done(Agent.GENERATOR, round=0, result={"sections": ["not what was judged"]}),
+            done(Agent.JUDGE, round=0, verdict="revise", result={"draft": noted}),
+        ]
+        thought, _ = judge_of(earlier=earlier, facts=[ONE], round=1)
+
+        assert thought.result["repeats"] == repeats
+
 
 def sentence(text, *facts):
     return {"text": text, "facts": list(facts)}
