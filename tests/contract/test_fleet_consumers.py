@@ -211,7 +211,7 @@ def test_no_completion_or_dead_letter_ends_its_consumer(fleet, opened, vhost):
 def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vhost, rabbit):
     for role in ("scripted", "completions", "relay"):
         fleet.start(role)
-    plan = opened.conductor.submit(request("slow 60 seconds", depth=1))
+    plan = opened.conductor.submit(request("slow 20 seconds", depth=1))
     with opened.store.transaction() as tx:
         ref = tx.steps(plan.plan_id)[0].ref
 
@@ -224,6 +224,7 @@ def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vh
     until(lambda: sum(rabbit.unacknowledged(vhost).values()) == 0)
     assert step().state == "running"
     print(f"\nacknowledged within {time.monotonic() - began:.1f} s of the claim")
+    finishes(opened, plan, fleet)
 
 
 def test_a_message_that_comes_again_does_nothing_twice(fleet, opened, vhost):
