@@ -457,7 +457,7 @@ MUTATIONS = (
     _mutation(
         "approvals never expire",
         "P6 P10",
-        (CONDUCTOR, "return sum(self._expire(approval) for approval in asked)", "return 0"),
+        (CONDUCTOR, "return sum(_all(partial(self._expire, approval) for approval in asked))", "return 0"),
     ),
     _mutation(
         "a rejected step's plan goes on",
