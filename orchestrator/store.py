@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -87,6 +88,17 @@ _WIRE = {
 PATIENCE_S = 0.1
 """How long a statement for several steps waits for what somebody else holds, in seconds; each is asked alone then."""
 
+PLANNED_ANEW = frozenset(
+    {"approvals", "dead_letters", "heads", "lapsed", "notifications", "plans", "related_facts"}
+)
+"""Queries for which Postgres makes a plan each time, since what is best depends on what is asked for.
+
+For all others it makes one and keeps it for a while: planning a claim or a completion takes longer than carrying it out.
+"""
+
+PLANNED_FOR_S = 5.0
+"""How long a session keeps its plans for queries, in seconds: what was right for a few rows reads all of a crowd."""
+
 _HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 _ANY = 1_000_000
@@ -127,18 +139,20 @@ class PgStore:
         now: Callable[[], datetime] | None = None,
         idle_s: float = IDLE_S,
         patience_s: float = PATIENCE_S,
+        planned_for_s: float = PLANNED_FOR_S,
     ) -> None:
         self._dsn = dsn
         self._now = now
         self._tenant: str | None = None
         self._patience = f"{round(patience_s * 1000)}ms"
-        self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
+        self._planned_for_s = planned_for_s
+        self._pool: ConnectionPool[_Session] = ConnectionPool(
             dsn,
             min_size=0,
             max_size=size,
             timeout=10,
             open=True,
-            connection_class=Connection[DictRow],
+            connection_class=_Session,
             kwargs={"row_factory": dict_row, "autocommit": True, **_WIRE},
             configure=_patient(idle_s),
         )
@@ -213,6 +227,7 @@ class PgStore:
         with _translated(self._tenant):
             connection = self._pool.getconn()
             try:
+                connection.plan_anew(self._planned_for_s)
                 yield PgTx(connection, self._now() if self._now else None, patience=self._patience)
             except psycopg.errors.FeatureNotSupported:
                 connection.close()  # what a session prepared is forgotten with a transaction, and here is none
@@ -237,7 +252,7 @@ class PgStore:
         with self.transaction() as tx:
             return tx.workers()
 
-    def _begun(self) -> Connection[DictRow]:
+    def _begun(self) -> _Session:
         """A connection in a transaction. One that was lost while nobody used it is found out here, and replaced."""
         connection = self._pool.getconn()
         try:
@@ -256,7 +271,8 @@ class PgStore:
             raise
         return connection
 
-    def _begin(self, connection: Connection[DictRow]) -> None:
+    def _begin(self, connection: _Session) -> None:
+        connection.plan_anew(self._planned_for_s)
         if self._tenant is None:
             connection.execute("BEGIN")
             return
@@ -269,9 +285,22 @@ class PgStore:
                 f'GRANT orchestrator_tenant TO "{connection.info.user}";'
             ) from error
 
-    def _give_back(self, connection: Connection[DictRow]) -> None:
+    def _give_back(self, connection: _Session) -> None:
         _roll_back(connection)
         self._pool.putconn(connection)
+
+
+class _Session(Connection[DictRow]):
+    """A connection that knows how old its plans may be."""
+
+    _planned_at = 0.0
+
+    def plan_anew(self, after_s: float) -> None:
+        """Let Postgres forget the plans of this session that may be older than so many seconds."""
+        now = time.monotonic()
+        if now - self._planned_at >= after_s:
+            self._planned_at = now
+            self.execute("DISCARD PLANS")
 
 
 @contextmanager
@@ -387,7 +416,8 @@ class PgTx:
     def _run(self, name: str, /, **values: object) -> Cursor[DictRow]:
         if self._planned:
             self.flush()  # whoever asks for a step must find those that this transaction planned
-        return self._cursor.execute(queries()[name], {"now": self._fixed_now, **values})
+        cursor = ClientCursor(self._connection) if name in PLANNED_ANEW else self._cursor
+        return cursor.execute(queries()[name], {"now": self._fixed_now, **values})
 
     def _hit(self, name: str, /, **values: object) -> bool:
         return self._run(name, **values).fetchone() is not None
@@ -1503,13 +1533,14 @@ class _Pending:
 
 
 def _set_up(connection: Connection[DictRow]) -> None:
-    """Let a session give times in UTC, and look up the few rows that a query is for by their index.
+    """Let a session give times in UTC, look up the few rows that a query is for by their index, and keep its plans.
 
     What a table held when it was last analysed says nothing here: most are empty one moment and crowded the next.
     """
     connection.execute("SET TIME ZONE 'UTC'")
     connection.execute("SET enable_seqscan = off")
     connection.execute("SET jit = off")
+    connection.execute("SET plan_cache_mode = force_generic_plan")
 
 
 def _patient(idle_s: float) -> Callable[[Connection[DictRow]], None]:

@@ -326,6 +326,51 @@ class TestSeveralAtOnce:
             assert hand.execute(read).fetchone()[0] < 40
 
 
+class TestAQuery:
+    """Postgres plans what is asked for all the time once, and anew only what depends on who asks."""
+
+    def rows_read(self, tx, table: str) -> int:
+        read = "SELECT seq_tup_read + idx_tup_fetch AS read FROM pg_stat_xact_user_tables WHERE relname = %s"
+        return tx._connection.execute(read, [table]).fetchone()["read"]
+
+    def test_of_every_step_is_planned_once(self, pg_store):
+        read = "SELECT name, generic_plans, custom_plans FROM pg_prepared_statements"
+        with pg_store.transaction() as tx:
+            for _ in range(12):
+                tx.lock_plans([str(uuid4())], wait=False)
+                assert claim_one(tx, StepRef(str(uuid4()), 1), holder=1) is None
+                assert (
+                    tx.complete_steps([Completion(StepRef(str(uuid4()), 1), 1, "found", [], {}, {})]) == set()
+                )
+            planned = tx._connection.execute(read).fetchall()
+        assert len(planned) >= 3
+        assert all(row["generic_plans"] > 0 and row["custom_plans"] == 0 for row in planned)
+
+    def test_for_the_plans_of_a_small_tenant_reads_no_other_plans(self, pg_store):
+        for n in range(40):
+            new_plan(pg_store, tenant="large")
+            if n % 20 == 0:
+                new_plan(pg_store, tenant="small")
+        for _ in range(7):  # more often than it takes to be prepared
+            with pg_store.transaction() as tx:
+                before = self.rows_read(tx, "plan")
+                assert len(tx.plans(tenant="small")) == 2
+                assert self.rows_read(tx, "plan") - before < 10
+
+    def test_planned_while_there_was_nothing_is_planned_anew_in_a_crowd(self, dsn, hand):
+        pg_store = PgStore(dsn, planned_for_s=0.0)
+        hand.execute("ANALYZE plan, step")
+        with pg_store.at_once() as tx:
+            for _ in range(7):
+                assert claim_one(tx, StepRef(str(uuid4()), 1), holder=1) is None
+        refs = [new_steps(pg_store, 190)[0] for _ in range(4)]
+        with pg_store.transaction() as tx:
+            before = self.rows_read(tx, "step")
+            assert len(tx.claim_steps(refs, holder=1, lease=LEASE)) == 4
+            assert self.rows_read(tx, "step") - before < 20
+        pg_store.close()
+
+
 class TestACompletionThatIsLate:
     @pytest.mark.parametrize("again", [False, True], ids=["and nobody took it", "and another took it"])
     def test_writes_nothing_when_its_claim_is_lost_while_it_waits_for_the_plan(self, dsn, hand, again):
