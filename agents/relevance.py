@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agents import sentences, terms
+from agents import breadth, sentences, terms
 
 THRESHOLD: Final = 0.6
 """The least share of a question (0.0 to 1.0) that its best sentence must cover for there to be an answer."""
@@ -32,6 +32,9 @@ _MATTER: Final = 0.33
 _ABOUT_ANOTHER: Final = 0.15
 """What it costs a sentence that the question has names and neither it nor its place has any of them."""
 
+_DEFINES: Final = 0.15
+"""What it adds that a sentence says what something is, where that is asked, or how it compares."""
+
 _RELATED: Final = 0.85
 """What a term is worth when only a word of its family is found."""
 
@@ -42,7 +45,13 @@ _BESIDE: Final = 0.25
 """What a term is worth when only the rest of the passage has it; it helps the order, never the threshold."""
 
 _KEPT: Final = 0.6
-"""The share of the best score below which a sentence is not worth showing beside the best."""
+"""The share of the best score below which a sentence is not worth showing beside the best, where all are wanted."""
+
+_KEPT_OF_ONE: Final = 0.9
+"""The same where one statement is wanted: what comes close to the best may be the answer as well, and no more."""
+
+_KEPT_OF_SEVERAL: Final = 0.8
+"""The same where several statements are wanted."""
 
 _ALIKE: Final = 0.85
 """The share of common terms from which two sentences say the same."""
@@ -78,9 +87,16 @@ class Scored:
 
 
 def select(
-    question: str, candidates: Sequence[Candidate], limit: int, *, threshold: float = THRESHOLD
+    question: str,
+    candidates: Sequence[Candidate],
+    limit: int,
+    *,
+    threshold: float = THRESHOLD,
+    all_near: bool = False,
 ) -> list[Scored]:
     """Return up to `limit` sentences that answer the question, best first; none if the sources do not.
+
+    Where one statement is asked for, only those that come close to the best are returned, unless `all_near`.
 
     Candidates come best first, as a search returns them. Equal scores keep the order of the sources, so
     the same question over the same passages always gets the same answer.
@@ -99,8 +115,9 @@ def select(
         return _merged(_sides(rated, wanted, threshold), limit)
     if not rated or max(scored.coverage for scored in rated) < threshold:
         return []
+    share = _KEPT if all_near else _KEPT_OF_SEVERAL if breadth.several(question) else _KEPT_OF_ONE
     worthy = [
-        one for one in rated if one.score >= _KEPT * rated[0].score and one.coverage >= _KEPT * threshold
+        one for one in rated if one.score >= share * rated[0].score and one.coverage >= _KEPT * threshold
     ]
     return _merged(worthy, limit)
 
@@ -167,7 +184,7 @@ def _rate(candidate: Candidate, lateness: float, question: "_Question") -> Itera
             continue
         score = (covered + nearby) / question.total
         score += 0.06 * (1 - lateness) + 0.06 / (1 + order) + 0.15 * named_by
-        score += _manner(sentence) + question.suits(sentence, within)
+        score += _manner(sentence) + question.suits(sentence, within, above)
         if question.names and not question.names & (within.keys() | above.keys() | under.keys()):
             score -= _ABOUT_ANOTHER
         yield Scored(
@@ -208,16 +225,15 @@ class _Question:
         whole = sum(weight for key, weight in self.weights.items() if key not in self.names)
         return share if matter + _ON_POINT * named_by**2 >= _MATTER * whole else share / 2
 
-    def suits(self, sentence: sentences.Sentence, within: dict[str, float]) -> float:
+    def suits(self, sentence: sentences.Sentence, within: dict[str, float], above: dict[str, float]) -> float:
         """Return what it is worth that a sentence has the form of an answer to this question."""
         subject = {key for key, weight in self.weights.items() if weight >= 1}
         worth = 0.0
-        if (self.compares and any(_is_definition(sentence, {key}) for key in subject & within.keys())) or (
-            self.defines and _is_definition(sentence, subject)
-        ):
-            worth = 0.15
-        if self.defines and _CONDITION.match(sentence.text):
-            worth -= 0.08
+        if self.compares:
+            worth = _DEFINES * any(_defines(sentence, {key}, set()) for key in subject & within.keys())
+        if self.defines:
+            worth = max(worth, _DEFINES * _defines(sentence, subject, set(above)))
+            worth -= 0.08 if _CONDITION.match(sentence.text) else 0.0
         if self.compares and sentence.kind is sentences.Kind.ROW:
             worth -= 0.15
         if self.expects is not None and self.expects.search(sentence.text):
@@ -276,11 +292,14 @@ _COMPARISON: Final = re.compile(
     re.IGNORECASE,
 )
 _STATES: Final = re.compile(
-    r"\b(?:is|are|was|were|means?|refers?|denotes?|defines?|represents?|describes?|specif(?:y|ies)|consists?|returns?"
+    r"\b(?:is|are|was|were|(?:shall\s+)?means?|refers?|denotes?|defines?|represents?|describes?|specif(?:y|ies)|consists?|returns?"
     r"|yields?|tests?|compares?|causes?|terminates?|creates?|removes?|raises?|checks?|provides?|may only)\b"
 )
 _CALLS: Final = re.compile(r"\b(?:called|known as|termed)\s+(?:an?\s+|the\s+)?([^.,;]{1,60})")
 _PARENTHESIS: Final = re.compile(r"\s*\([^()]*\)")
+_GLOSS: Final = re.compile(r"(\S[^.:;,\n]{0,60}?)\s+(?:-{1,2}|\u2013|\u2014)\s+(?=[^\W\d_])")
+"""A name, a dash, and what it is: "grep - print lines that match patterns"."""
+
 _LONG_OPENING: Final = 140
 _ASIDE: Final = re.compile(
     r"(?:see\b|see also|changed in version|new in version|deprecated since|note that)", re.IGNORECASE
@@ -312,20 +331,32 @@ def _manner(sentence: sentences.Sentence) -> float:
     return worth
 
 
-def _is_definition(sentence: sentences.Sentence, subject: set[str]) -> bool:
-    """Tell whether a sentence opens with the subject and then says what it is, or ends by giving it its name."""
-    if not subject or not _WHOLE.search(sentence.text):
-        return False
+def _defines(sentence: sentences.Sentence, subject: set[str], above: set[str]) -> float:
+    """Return how plainly a sentence says what the subject is, from 0.0 (not at all) to 1.0: by its opening, or its end.
+
+    "Object code means ..." does, and so does "grep - print lines ..."; "The place to copy object code is ..." half does.
+    What of the subject stands `above` the sentence need not be said again, but not all of it.
+    """
+    if not subject:
+        return 0.0
     calls = _CALLS.search(sentence.text)
-    if calls and subject <= set(terms.keys(calls[1])):
-        return True
+    if calls and _WHOLE.search(sentence.text) and subject <= set(terms.keys(calls[1])):
+        return 1.0
     opening = _PARENTHESIS.sub("", sentence.text[:_LONG_OPENING])
+    gloss = _GLOSS.match(opening)
     states = next((found for found in _STATES.finditer(opening) if not _is_quoted(opening, found)), None)
-    if states is None:
-        return False
-    keys = set(terms.keys(opening[: states.start()]))
-    others = [key for key in keys - subject if not key.startswith("=")]
-    return subject <= keys and len(others) <= max(1, len(subject))
+    if gloss is not None:
+        keys = set(terms.keys(gloss[1]))
+    elif states is not None and _WHOLE.search(sentence.text):
+        keys = set(terms.keys(opening[: states.start()]))
+    else:
+        return 0.0
+    named = subject & keys
+    if not named or not subject <= keys | above:
+        return 0.0
+    plain = {key for key in keys if not key.startswith("=")} | named
+    share = len(named) / len(plain)
+    return share if share >= 0.5 else 0.0
 
 
 def _is_quoted(text: str, found: re.Match[str]) -> bool:

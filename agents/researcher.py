@@ -288,6 +288,7 @@ def _against(assignment: Assignment, candidates: Sequence[relevance.Candidate]) 
         candidates,
         4 * assignment.reach.facts,
         threshold=_DOUBTFUL,
+        all_near=True,
     )
     fitting = [one for one in rated if _COUNTERS.search(one.text) and plain(one.text).casefold() not in known]
     return fitting[:_FEW]

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final
 
 LONGEST: Final = 1000
@@ -66,7 +67,7 @@ def split(text: str, *, headed: bool = False) -> list[Sentence]:
     """
     return [
         sentence
-        for block in _alone_under_headings(list(_blocks(text)), headed=headed)
+        for block in _with_terms(_alone_under_headings(list(_blocks(text)), headed=headed))
         if block.kind is not None
         for sentence in _sentences(text, block)
     ]
@@ -123,6 +124,8 @@ _CODE: Final = re.compile(
     r"|(?:return|raise|yield|assert|del|pass|break|continue|await)\b[\w\s.()\[\],\"']*$"
     r"|[\w.\[\]\"']+\s*(?:[+\-*/|&]|//|\*\*|:)?=\s*\S|[\w.]+\([^)]*\)$|[{}\[\]();]+,?$|</?\w+[^>]*>|.*[;{]$"
 )
+_OPTION: Final = re.compile(r"--?[^\W_]|-<")
+_RUNNING_HEAD: Final = re.compile(r"(\S.*?)\s{3,}\S.*?\s{3,}\1$")
 _DIRECTIVE: Final = re.compile(r"\.\.(?:\s|$)")
 _ADMONITION: Final = re.compile(
     r"\.\.\s+(?:note|warning|tip|hint|caution|danger|error|important|attention|admonition|seealso|topic|versionadded"
@@ -159,7 +162,10 @@ def _lines(text: str) -> Iterator[_Line]:
 
 @dataclass(slots=True)
 class _Block:
-    """Lines that belong together; without a `kind` they are layout, with a `style` they are a heading."""
+    """Lines that belong together; without a `kind` they are layout, with a `style` they are a heading.
+
+    `term` is where the name begins that the block explains, if that stands right above it.
+    """
 
     kind: Kind | None
     lines: Sequence[_Line]
@@ -167,6 +173,7 @@ class _Block:
     style: str = ""
     lead: str = ""
     alone: bool = False
+    term: int | None = None
 
     @property
     def indent(self) -> int:
@@ -285,6 +292,30 @@ def _alone_under_headings(blocks: Sequence[_Block], *, headed: bool) -> Sequence
     return blocks
 
 
+def _with_terms(blocks: Sequence[_Block]) -> Sequence[_Block]:
+    """Join a term to what explains it: "print all lines" says little without the "-a, --all" above it."""
+    for term, block in pairwise(blocks):
+        explains = block.kind is Kind.PROSE and block.indent > term.indent
+        named = term.kind is Kind.PROSE or (not term.style and _is_option(term.lines))
+        if explains and named and _is_term(term):
+            term.kind = None
+            block.term = term.lines[0].start
+    return blocks
+
+
+def _is_term(block: _Block) -> bool:
+    """Tell a name to be explained, or the spellings of an option, from a sentence of its own."""
+    if any(line.text.endswith((".", "!", "?", ":", ";", ",")) for line in block.lines):
+        return False
+    if block.lines[0].text.isupper() and not _is_option(block.lines):
+        return False  # a heading in capitals, as manuals have it
+    return len(block.lines[0].text) <= _WRAPPED and (len(block.lines) == 1 or _is_option(block.lines))
+
+
+def _is_option(lines: Sequence[_Line]) -> bool:
+    return all(_OPTION.match(line.text) and len(line.text) <= _WRAPPED for line in lines)
+
+
 def _underlined(lines: Sequence[_Line], at: int) -> bool:
     """Tell whether the line at `at`, which begins a block, is a heading by the rule below it."""
     if at + 1 >= len(lines):
@@ -312,7 +343,11 @@ def _end_of_block(lines: Sequence[_Line], start: int, *, hashes: bool) -> int:
         if _ITEM.match(line.text) and _may_begin_item(lines[at - 1], line, within_item=is_item):
             return at
         if not is_item:
-            deeper = at == start + 1 and line.indent >= first.indent + 2 and not _FIELD.match(first.text)
+            deeper = (
+                line.indent >= first.indent + 2
+                and not _FIELD.match(first.text)
+                and (at == start + 1 or _is_option(lines[start:at]))
+            )
             if deeper or line.indent <= first.indent - 2:
                 return at
         at += 1
@@ -346,7 +381,7 @@ def _is_code(block: _Block) -> bool:
     coded = sum(1 for line in block.lines if _CODE.match(line.text))
     if block.kind is Kind.ITEM:
         return False
-    if coded == len(block.lines):
+    if coded == len(block.lines) or (len(block.lines) == 1 and _RUNNING_HEAD.match(block.lines[0].text)):
         return True
     if block.indent < 2:
         return False
@@ -391,6 +426,8 @@ def _sentences(text: str, block: _Block) -> Iterator[Sentence]:
             spans = [(start, end)]
         else:
             spans = list(_cut(text, start, end))
+        if block.term is not None and start == block.lines[0].start and spans:
+            spans[0] = (block.term, spans[0][1])
         for at, until in spans:
             keeps = kind is Kind.FIELD or block.alone
             if keeps or _says_something(text[at:until]):

@@ -62,6 +62,8 @@ _TOKEN: Final = re.compile(
     r"|(?P<number>\d+(?:[.,]\d+)*)(?![^\W_])"
     rf"|(?P<word>(?:(?![{_UNSPACED}\u0964\u0965])(?:[^\W_]|[\u0900-\u0dff]))+)"
 )
+_BROKEN: Final = re.compile(r"(?<=[^\W\d_])[\u00ad\u2010][^\S\n]*\n[^\S\n]*(?=[^\W\d_])|\u00ad")
+"""A hyphen that nobody types: a plain one at the end of a line may belong to the word."""
 _POSSESSIVE: Final = re.compile(r"(?<=\w)['\u2019]s\b")
 _QUOTED: Final = re.compile(
     r'"(?P<double>[^"\s]{1,24})"|(?<![`\w])`{1,2}(?P<tick>[^`\s]{1,24})`{1,2}'
@@ -96,7 +98,7 @@ def fold(text: str) -> str:
     """Return `text` without case, accents and compatibility forms: "Ｃafé" and "cafe" are one word."""
     if text.isascii():
         return text.lower()
-    composed = unicodedata.normalize("NFKC", text).casefold()
+    composed = unicodedata.normalize("NFKC", unbroken(text)).casefold()
     return unicodedata.normalize("NFC", _MARK.sub("", unicodedata.normalize("NFD", composed)))
 
 
@@ -107,7 +109,12 @@ def words(text: str) -> list[str]:
 
 def spaced(text: str) -> str:
     """Return `text` with a space between the characters of scripts that use none, ready for an index."""
-    return text if text.isascii() else _UNSPACED_CHAR.sub(lambda found: f" {found[0]} ", text)
+    return text if text.isascii() else _UNSPACED_CHAR.sub(lambda found: f" {found[0]} ", unbroken(text))
+
+
+def unbroken(text: str) -> str:
+    """Return `text` with the words whole that typesetting has cut in two at the end of a line."""
+    return _BROKEN.sub("", text)
 
 
 def keys(text: str) -> list[str]:

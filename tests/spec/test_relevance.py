@@ -82,6 +82,62 @@ class TestAnAnswer:
         assert _first("什么是熵？", (*REFERENCE, physics)) == "熵是无序的度量。"
 
 
+class TestHowMuchIsAnswered:
+    GOALS = Candidate(
+        "goals.md",
+        "The store has three design goals. The first design goal of the store is speed. "
+        "A second goal is that it is small. The store was written in a year.",
+        heading=("Goals",),
+    )
+
+    def test_is_the_one_statement_where_one_was_asked_for(self):
+        asked = "What is the first design goal of the store?"
+        assert [one.text for one in select(asked, [self.GOALS], 5)] == [
+            "The first design goal of the store is speed."
+        ]
+
+    def test_is_more_where_a_list_was_asked_for(self):
+        assert len(select("What are the design goals of the store?", [self.GOALS], 5)) > 1
+
+    def test_is_all_that_comes_near_where_everything_is_wanted(self):
+        asked = "What is the first design goal of the store?"
+        assert len(select(asked, [self.GOALS], 5, all_near=True)) > 1
+
+    def test_is_both_where_two_sources_contradict_each_other(self):
+        first = Candidate("a.md", "The store holds 26 sites of the company in March.")
+        other = Candidate("b.md", "The store holds 47 sites of the company in March.")
+        found = select("How many sites does the store hold?", [first, other], 5)
+        assert {one.candidate.locator for one in found} == {"a.md", "b.md"}
+
+
+class TestADefinition:
+    @pytest.mark.parametrize(
+        ("question", "best"),
+        [
+            ("What is object code?", '"Object code" means any form of a work that is not its source.'),
+            ("What does grep do?", "grep - print lines that match patterns"),
+        ],
+    )
+    def test_comes_before_what_only_speaks_of_it(self, question, best):
+        passage = Candidate(
+            "manual.txt",
+            "If the place to copy the object code is a server, the source may be on another one.\n\n"
+            "You may end the output of grep with a number of lines after which grep stops.\n\n" + best,
+        )
+        assert _first(question, [passage]) == best
+
+    def test_may_leave_to_its_place_what_it_is_part_of(self):
+        licence = Candidate(
+            "licence.txt",
+            "Each Contributor grants to You a licence for the contributions of the Contributor. "
+            '"Contributor" shall mean any individual on behalf of whom a work has been received.',
+            title="Apache License",
+        )
+        assert _first("What does Contributor mean in the Apache License?", [licence]).startswith(
+            '"Contributor" shall'
+        )
+
+
 class TestSilence:
     @pytest.mark.parametrize(
         "question",

@@ -147,3 +147,9 @@ def test_a_hundred_kilobytes_of_one_thing_are_read_like_any_text(unit):
     assert len(terms.asked(text)) <= len(text)
     assert set(terms.keys(text)) <= set(terms.keys(text + " word"))
     assert len(terms.spaced(text)) >= len(text)
+
+
+def test_a_word_that_typesetting_has_cut_in_two_is_one_word():
+    assert terms.words("the de\u2010\n       fault timeout") == ["the", "default", "timeout"]
+    assert terms.spaced("the de\u2010\n  fault") == "the default"
+    assert terms.words("well\u2010known") == ["well", "known"]

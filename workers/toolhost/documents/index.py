@@ -33,7 +33,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _T = TypeVar("_T")
 
-_VERSION: Final = "6"
+_VERSION: Final = "7"
 _BUSY_S: Final = 60.0
 _POOL: Final = 400
 _PER_DOCUMENT: Final = 50
