@@ -124,7 +124,9 @@ def _coverage(question: str, facts: Sequence[Fact]) -> dict[str, Json]:
     asked = terms.asked(question)
     present = {key for fact in facts for key in terms.keys(_seen(fact))}
     whole = sum(term.weight for term in asked)
-    covered = sum(term.weight for term in asked if term.key in present)
+    covered = sum(
+        term.weight for term in asked if term.key in present or any(present.issuperset(p) for p in term.alike)
+    )
     return {
         "covered": round(covered / whole, 2) if whole else float(bool(facts)),
         "facts": len(facts),

@@ -36,7 +36,7 @@ _DEFINES: Final = 0.15
 """What it adds that a sentence says what something is, where that is asked, or how it compares."""
 
 _RELATED: Final = 0.85
-"""What a term is worth when only a word of its family is found."""
+"""What a term is worth when only a word of its family is found, or one that means the same."""
 
 _FAMILY: Final = 5
 """Letters two words must share from the start to be of one family."""
@@ -150,11 +150,12 @@ def _weights(asked: Sequence[terms.Term], candidates: Sequence[Candidate]) -> di
         seen.update(set(terms.keys(f"{_place(candidate)}\n{candidate.text}")))
     count = len(candidates)
     rarest = math.log(1 + (count + 0.5) / 0.5)
-    return {
-        term.key: term.weight
-        * (1 + math.log(1 + (count - seen[term.key] + 0.5) / (seen[term.key] + 0.5)) / rarest)
-        for term in asked
-    }
+    weights = {}
+    for term in asked:
+        having = max(seen[term.key], *(min(map(seen.__getitem__, part)) for part in term.alike), 0)
+        rarity = math.log(1 + (count - having + 0.5) / (having + 0.5)) / rarest
+        weights[term.key] = term.weight * (1 + rarity)
+    return weights
 
 
 def _place(candidate: Candidate) -> str:
@@ -205,6 +206,7 @@ class _Question:
     weights: dict[str, float]
     names: frozenset[str]
     total: float
+    alike: dict[str, tuple[tuple[str, ...], ...]]
     defines: bool
     compares: bool
     expects: re.Pattern[str] | None
@@ -215,9 +217,9 @@ class _Question:
         compares = bool(_COMPARISON.search(question)) and len(asked) > 1
         expects = next((answer for asks, answer in _EXPECTED if asks.search(question)), None)
         names = frozenset(term.key for term in asked if term.weight == terms.NAMED)
-        return cls(
-            weights, names, sum(weights.values()), bool(_DEFINITION.search(question)), compares, expects
-        )
+        alike = {term.key: term.alike for term in asked if term.alike}
+        total = sum(weights.values())
+        return cls(weights, names, total, alike, bool(_DEFINITION.search(question)), compares, expects)
 
     def share(self, covered: float, matter: float, named_by: float) -> float:
         """Return the share of the question that is covered: little, if only its names are and not its matter."""
@@ -242,13 +244,15 @@ class _Question:
 
 
 def _found(question: _Question, keys: Iterable[str]) -> dict[str, float]:
-    """Return the question's terms among `keys`: 1.0 for the term itself, less for a word of the same family."""
+    """Return the question's terms among `keys`: 1.0 for the term itself, less for its family and for what it means."""
     present = set(keys)
     found: dict[str, float] = {}
     for key in question.weights:
         if key in present:
             found[key] = 1.0
-        elif len(key) >= _FAMILY and any(_related(key, other) for other in present):
+            continue
+        family = len(key) >= _FAMILY and any(_related(key, other) for other in present)
+        if family or any(present.issuperset(part) for part in question.alike.get(key, ())):
             found[key] = _RELATED
     return found
 
@@ -263,7 +267,10 @@ def _related(one: str, other: str) -> bool:
 def _share(heading: str, question: _Question) -> float:
     """Return the share of a heading that the question names: one that adds to it is about something narrower."""
     keys = set(terms.keys(heading))
-    return len(keys & question.weights.keys()) / len(keys) if keys else 0.0
+    alike = {
+        key for parts in question.alike.values() for part in parts for key in part if keys.issuperset(part)
+    }
+    return len(keys & (question.weights.keys() | alike)) / len(keys) if keys else 0.0
 
 
 _EXPECTED: Final = tuple(

@@ -11,10 +11,12 @@ character is a key and so is every pair of neighbours.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
+
+from agents import families
 
 _STOP_WORDS_TEXT: Final = """
 a about above after again against all also am an and any are aren as at be because been before being below
@@ -86,12 +88,16 @@ _ASKING: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing a question asks about: the `key` to count, its `text`, the `phrase` to search for, and its weight."""
+    """One thing a question asks about: the `key` to count, its `text`, the `phrase` to search for, and its weight.
+
+    `alike` is what means the same: each is one or more keys, all of which must be there.
+    """
 
     key: str
     text: str
     phrase: str
     weight: float = 1.0
+    alike: tuple[tuple[str, ...], ...] = ()
 
 
 def fold(text: str) -> str:
@@ -165,7 +171,13 @@ def asked(question: str) -> tuple[Term, ...]:
             key: replace(term, weight=FRAMING / 3) if term.phrase in _NAMING_WORDS else term
             for key, term in found.items()
         }
-    return tuple(found.values())
+    return tuple(replace(term, alike=_alike(key, found)) for key, term in found.items())
+
+
+def _alike(key: str, asked: Mapping[str, Term]) -> tuple[tuple[str, ...], ...]:
+    """Return what means the same as a word of a question, or as the whole phrase that it is part of."""
+    said = [group for group in _ALIKE if any(key in part and set(part) <= asked.keys() for part in group)]
+    return tuple(dict.fromkeys(part for group in said for part in group if key not in part))
 
 
 @lru_cache(maxsize=65_536)
@@ -173,7 +185,7 @@ def stem(word: str) -> str:
     """Return the Porter stem of an English word, so that "defines" and "defined" are one; others unchanged."""
     if len(word) < 3 or not (word.isascii() and word.isalpha()):
         return word
-    return _porter(word)
+    return _porter(_WORD_OF.get(word, word))
 
 
 def _tokens(text: str, *, pairs: bool = False) -> Iterator[tuple[str, str]]:
@@ -306,3 +318,11 @@ def _without_ending(word: str) -> str:
             # Beyond Porter: "definition" and "define" must meet, or a question misses its own definition.
             return root[:-2] if suffix == "tion" and root.endswith("it") and len(root) > 6 else root
     return word
+
+
+# --- families of words ----------------------------------------------------------------------------------------
+
+_WORD_OF: Final = {form: forms[0] for forms in families.FORMS for form in forms[1:]}
+_ALIKE: Final = tuple(
+    tuple(tuple(stem(word) for word in part.split()) for part in group) for group in families.ALIKE
+)

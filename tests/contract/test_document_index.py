@@ -572,3 +572,15 @@ class TestASearchInProse:
         found = opened.search("How many threads may hold a lock at a time?", 5)
 
         assert found[0].locator == "threads.md"
+
+
+def test_a_record_is_found_under_a_heading_that_says_the_same_in_other_words(tmp_path):
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    for name, climate in (("Kiribati", "tropical; marine"), ("Norway", "temperate along coast")):
+        rows = {"Terrain": "mostly low", "Climate": climate, "Flag": "red", "Kind of rule": "republic"}
+        body = "\n".join(f"## {heading}\n\n{value}\n" for heading, value in rows.items())
+        (folder / f"{name.lower()}.md").write_text(f"# {name}\n\n{body}")
+    index = DocumentIndex.open(folder, tmp_path / "cache")
+    index.refresh()
+    assert index.search("What weather does Kiribati have?", 1)[0].heading == ("Kiribati", "Climate")

@@ -532,6 +532,13 @@ def _expression(query: str) -> str:
     return " OR ".join(quoted[:_MOST_TERMS])
 
 
+def _with_alike(expression: str, query: str) -> str:
+    """Return a full-text query that takes headings, too, which say the same in other words."""
+    telling = [term for term in terms.asked(query) if term.weight > terms.FRAMING]
+    alike = [f'heading : "{" ".join(part)}"' for term in telling for part in term.alike]
+    return " OR ".join([expression, *dict.fromkeys(alike[:_MOST_TERMS])])
+
+
 @dataclass(frozen=True, slots=True)
 class _Hit:
     passage_id: int
@@ -548,6 +555,9 @@ def _search(
     hits = _matched(connection, expression, _STRUCTURE, limit)
     sizes = _sizes(connection, hits)
     prose = _prose(_ranked(hits, query, sizes, prose=0.0))
+    if prose < 1 and (wide := _with_alike(expression, query)) != expression:
+        hits = _matched(connection, wide, _STRUCTURE, limit)
+        sizes = _sizes(connection, hits)
     ranked = _ranked(hits, query, sizes, prose=prose)
     if prose:
         ranked = _fused(ranked, _matched(connection, expression, _TEXT, limit), prose * _TEXT_SHARE)
@@ -603,6 +613,8 @@ def _ranked(hits: list[_Hit], query: str, sizes: dict[int, int], *, prose: float
             worth[hit.document_id] += hit.score / sizes[hit.document_id] ** _OUTGROWS
     best = max(worth.values(), default=1.0)
     asked = {term.key for term in terms.asked(query)}
+    if prose < 1:
+        asked |= {key for term in terms.asked(query) for part in term.alike for key in part}
     by_document = _between(_DOCUMENT_SHARE, prose)
     by_heading = _between(_HEADING_SHARE, prose)
     scored = [
