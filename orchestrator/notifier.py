@@ -158,6 +158,8 @@ class Notifier:
                     continue
             except Unavailable:
                 log.warning("store.unavailable")
+            except Exception:  # noqa: BLE001 - whatever it was, others wait to be told of theirs
+                log.exception("notifications.crashed")
             stopping.wait(_LOOK_S)
 
     def step(self) -> bool:

@@ -307,7 +307,11 @@ GUARDS = (
         "a step is taken back from a worker that is gone",
         "P1 P10",
         fleet("crash points", "kill -9 after the acknowledgement of a claim"),
-        (RELAY, "        return self._conductor.sweep()", "        return Swept()"),
+        (
+            RELAY,
+            "        return replace(self._conductor.sweep(), forgotten=self._forgotten())",
+            "        return Swept()",
+        ),
     ),
     _guard(
         "a tool's result is searched for the secrets of its server",

@@ -23,6 +23,7 @@ DOORS = {
     "orchestrator/database.py:__init__": "the embedded server's library may raise anything; it becomes Unavailable",
     "orchestrator/locks.py:_asked": "a hint must not be able to harm what it is a hint for",
     "orchestrator/locks.py:fault": "whatever keeps a Redis from answering is what was asked for",
+    "orchestrator/notifier.py:forever": "nothing may stop webhooks from being told",
     "orchestrator/rates.py:take": "whatever Redis does, a request is counted and answered",
     "orchestrator/relay.py:_patiently": "nothing may stop sweeps from being made",
     "orchestrator/relay.py:forever": "nothing may stop messages from being published",

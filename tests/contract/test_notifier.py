@@ -22,9 +22,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from orchestrator import settings, wiring
+from orchestrator import notifier, settings, wiring
 from orchestrator.conductor import Conductor, Rules
-from orchestrator.domain.errors import Conflict, Misconfigured, NotFound
+from orchestrator.domain.errors import Conflict, Misconfigured, NotFound, Unavailable
 from orchestrator.domain.outcome import Held
 from orchestrator.domain.plan import Chain, Escalation, NotificationState, Stage, StepRef, request
 from orchestrator.notifier import DELIVERY, SIGNATURE, Notifier, Webhook, read_secret, sign
@@ -385,6 +385,22 @@ class TestASender:
             thread.join(60)
         assert len(receiver.came) == 1
         assert not thread.is_alive()
+
+    @pytest.mark.parametrize("fault", [Unavailable("Postgres is away."), ValueError("nobody foresaw it")])
+    def test_is_ended_by_nothing_that_it_meets(self, fault, monkeypatch):
+        monkeypatch.setattr(notifier, "_LOOK_S", 0.01)
+        stopping, told = threading.Event(), iter([fault])
+
+        class Store:
+            def transaction(self):
+                for first in told:
+                    raise first
+                stopping.set()
+                raise Unavailable("Postgres is away.")
+
+        hook = Webhook("http://127.0.0.1:9/", SECRET)
+        Notifier(Store(), hook, attempts=3, draw=lambda: 0.5).forever(stopping)
+        assert stopping.is_set()
 
 
 @pytest.mark.parametrize(
