@@ -1,7 +1,8 @@
 """Tells how much of an answer a question wants: the one statement that answers it, or all that have a part in it.
 
     one statement    who, when, where, how many; what something is; whether something is so; which one
-    several          a list, a comparison, an explanation: why, how, describe, "what are the …s", "which …s"
+    several          a list, a comparison, an explanation: why, how, describe, "what are the …s", "which …s",
+                     "what is known about …"
 
 A question that asks several things, or that is none, wants several: what is left out for certain cannot be read.
 """
@@ -27,7 +28,10 @@ _PLURAL: Final = re.compile(
     r"|had|has|should|will|would|that|which|supported|used|available)\b",
     re.IGNORECASE,
 )
-_WORKINGS: Final = re.compile(r"\bwhat\b.*\b(?:differ(?:ence)?|steps?|ways?|reasons?)\b", re.IGNORECASE)
+_WORKINGS: Final = re.compile(
+    r"\bwhat\b.*\b(?:differ(?:ence)?|steps?|ways?|reasons?|(?:know|known|say|says|said|tell|told|learnt?|learned)\b.*\babout)\b",
+    re.IGNORECASE,
+)
 
 
 def several(question: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import count
 from uuid import uuid4
@@ -26,6 +27,11 @@ from orchestrator.vault.chain import Sealer
 from scripts import services
 from tests.broker import Broker
 from tests.redis_server import RedisServer
+
+# a shell that starts something in the background has it ignore these, and its children with it
+for interruption, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(interruption) is signal.SIG_IGN:
+        signal.signal(interruption, usual)
 
 for name, derandomize in (("steady", True), ("search", False)):
     hypothesis.settings.register_profile(

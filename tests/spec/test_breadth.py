@@ -32,6 +32,7 @@ class TestSeveralStatementsAreWanted:
             "Describe the garbage collector.",
             "What is the difference between a hard link and a symbolic one?",
             "What is a lease? When does it expire?",
+            "What is known about the lighthouse?",
             "lease expiry",
         ],
     )

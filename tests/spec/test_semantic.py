@@ -31,8 +31,8 @@ plains of the pampas, lead, zinc
 food processing
 """
 SAME = {
-    "raw": "resource",
-    "materials": "resource",
+    "buried": "resource",
+    "treasures": "resource",
     "natural": "resource",
     "resources": "resource",
     "found": "",
@@ -65,7 +65,7 @@ def opened(tmp_path, meaning=None):
     return index
 
 
-QUESTION = "raw materials found in argentina"
+QUESTION = "buried treasures found in argentina"
 
 
 class TestASearchByMeaning:
