@@ -13,6 +13,7 @@ from agents import vintage
 from agents.toolbox import AGAINST, Assignment, Toolbox
 from orchestrator.domain import ooda
 from orchestrator.domain.consensus import doubt, stands
+from orchestrator.domain.layout import many
 from orchestrator.domain.outcome import Completed
 from orchestrator.domain.plan import Agent, Phase, Step, StepState
 from orchestrator.domain.report import build
@@ -170,7 +171,8 @@ def _doubts(judged: Sequence[Step]) -> list[str]:
 def _notes(planned: Any) -> list[str]:
     notes = [planned["note"]] if planned.get("note") else []
     if planned.get("documents") is not None:
-        notes.append(f"Searched {planned['documents']} documents ({planned['passages']} passages).")
+        searched, held = many(planned["documents"], "document"), many(planned["passages"], "passage")
+        notes.append(f"Searched {searched} ({held}).")
     adopted = (planned.get("plan") or {}).get("adopted") or []
     notes += [
         f"{f['as']} was found by plan {f['plan_id']} at {f['at']}, and is as it was then." for f in adopted

@@ -100,7 +100,6 @@ class Switch:
             "session_id": "",
         }
         about = {stop.target.removeprefix("tenant:")} if stop.target.startswith("tenant:") else set()
-        for tenant in sorted(
-            {who.tenant, *about}
-        ):  # in one order, so that two who do this do not wait for each other
+        # in one order, so that two who do this do not wait for each other
+        for tenant in sorted({who.tenant, *about}):
             ledger.append(tx, self._sealer, tenant=tenant, by=who.name, kind=_CHANGED, said=said)

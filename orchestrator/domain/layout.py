@@ -154,7 +154,7 @@ def _section(
     lines = tuple(_line(sentence, cited, superseded) for sentence in section["sentences"])
     remark = ""
     if "confidence" in section:
-        remark = f"Confidence {section['confidence']:.2f}: {_many(section['sources'], 'source')}"
+        remark = f"Confidence {section['confidence']:.2f}: {many(section['sources'], 'source')}"
         remark += "".join(f", {said}" for said in section["doubts"]) + "."
     return Block(shown(section["title"]), lines, shown(remark), level)
 
@@ -241,13 +241,14 @@ def _about(report: Mapping[str, Any]) -> Iterator[str]:
         yield share
         return
     parts = [
-        f"{basis['answered']:d} of {_many(basis['asked'], 'question')}",
-        _many(basis["sources"], "source"),
-        _many(len(report["contradictions"]), "contradiction"),
-        _many(len(report["superseded"]), "superseded source"),
+        f"{basis['answered']:d} of {many(basis['asked'], 'question')}",
+        many(basis["sources"], "source"),
+        many(len(report["contradictions"]), "contradiction"),
+        many(len(report["superseded"]), "superseded source"),
     ]
     yield f"{share}, from {', '.join(parts)}"
 
 
-def _many(number: int, noun: str) -> str:
+def many(number: int, noun: str) -> str:
+    """Return how many there are of it: `2 sources`, `1 source`."""
     return f"{number:d} {noun}{'' if number == 1 else 's'}"
