@@ -160,7 +160,7 @@ GUARDS = (
     _guard(
         "a report names the claim it was made under",
         "P2",
-        fleet("processes", "SIGSTOP before the report until another holds the step"),
+        fleet("silence", "SIGSTOP before the report until another holds the step"),
         (QUERIES, "\n   AND (%(claim)s::integer IS NULL OR claim = %(claim)s)", ""),
         (QUERIES, "\n                                   AND s.claim = c.claim\n", "\n"),
         (QUERIES, "\n   AND s.claim = came.claim\nRETURNING s.plan_id", "\nRETURNING s.plan_id"),
