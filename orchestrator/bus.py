@@ -23,6 +23,7 @@ from kombu.utils.url import parse_url
 
 from orchestrator import topology
 from orchestrator.domain.errors import BrokerUnavailable
+from orchestrator.gulps import GulpingConnection
 from orchestrator.messages import Message, Topic
 
 TIMEOUT_S: Final = 5.0
@@ -89,19 +90,24 @@ class RabbitBus:
         self._refused: str | None = None
         self._used_at = 0.0
         self._places = 0
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
+        self._touched: set[str] = set()
+        self._found: dict[str, tuple[int, int]] = {}
+        """How many messages wait and how many consumers listen, by queue of steps, when it was last asked."""
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Publish a batch and return once every message is confirmed, or raise `BrokerUnavailable`."""
         try:
             channel = self._connected()
-            for message in messages:
-                self._sent += 1
-                self._open.add(self._sent)
-                self._places -= message.topic is Topic.STEPS
-                channel.basic_publish(
-                    _framed(message), topology.EXCHANGE, topology.queue_of(message), mandatory=True
-                )
+            with self._connection.one_write():
+                for message in messages:
+                    queue = topology.queue_of(message)
+                    self._sent += 1
+                    self._open.add(self._sent)
+                    if message.topic is Topic.STEPS:
+                        self._places -= 1
+                        self._touched.add(queue)
+                    channel.basic_publish(_framed(message), topology.EXCHANGE, queue, mandatory=True)
             self._await_confirms()
         except (amqp.AMQPError, OSError) as error:
             self.close()
@@ -130,19 +136,27 @@ class RabbitBus:
     def room(self) -> int:
         """How many messages for steps may be added to those that wait, so that each consumer has some ahead.
 
-        The broker is asked when the places that it had are used up, and now and then to see whether it is there.
+        The broker is asked when the places that it had are used up, about the queues that were lately published to; and
+        now and then about all of them, for others publish too, and to see whether it is there.
         """
         now = time.monotonic()
-        if self._places <= 0 or now - self._looked_at > _LOOK_S:
-            try:
-                channel = self._connected()
-                found = [channel.queue_declare(name, passive=True) for name in topology.STEP_QUEUES]
-            except (amqp.AMQPError, OSError) as error:
-                self.close()
-                raise BrokerUnavailable(f"The broker does not answer: {error}") from error
-            consumers = max(queue.consumer_count for queue in found)
-            self._places = AHEAD * max(1, consumers) - sum(queue.message_count for queue in found)
+        if now - self._looked_at > _LOOK_S:
+            self._touched.clear()
+        elif self._places > 0:
+            return self._places
+        asked = self._touched or topology.STEP_QUEUES
+        try:
+            channel = self._connected()
+            for name in asked:
+                found = channel.queue_declare(name, passive=True)
+                self._found[name] = (found.message_count, found.consumer_count)
+        except (amqp.AMQPError, OSError) as error:
+            self.close()
+            raise BrokerUnavailable(f"The broker does not answer: {error}") from error
+        if not self._touched:
             self._looked_at = now
+        consumers = max(consumers for _, consumers in self._found.values())
+        self._places = AHEAD * max(1, consumers) - sum(waiting for waiting, _ in self._found.values())
         return max(0, self._places)
 
     def close(self) -> None:
@@ -150,6 +164,7 @@ class RabbitBus:
         connection, self._connection, self._channel = self._connection, None, None
         self._open.clear()
         self._sent, self._refused = 0, None
+        self._looked_at = float("-inf")
         if connection is not None:
             # a blocked broker would keep a polite goodbye waiting: hang up instead
             with contextlib.suppress(Exception):
@@ -186,10 +201,10 @@ class RabbitBus:
         self._refused = f"the broker has no queue for a message ({returned[0]})"
 
 
-def connect(url: str, *, timeout_s: float = TIMEOUT_S, heartbeat_s: int = HEARTBEAT_S) -> Any:
+def connect(url: str, *, timeout_s: float = TIMEOUT_S, heartbeat_s: int = HEARTBEAT_S) -> GulpingConnection:
     """Open an AMQP connection with timeouts for connecting, reading and writing."""
     at = parse_url(url)
-    connection: Any = amqp.Connection(
+    connection = GulpingConnection(
         host=f"{at['hostname'] or '127.0.0.1'}:{at['port'] or 5672}",
         userid=at["userid"] or "guest",
         password=at["password"] or "guest",

@@ -7,6 +7,7 @@ it, and one that runs goes on with what it had read before, and says so.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -60,23 +61,32 @@ class Prompts:
             raise InvalidRequest(f"There is no domain {domain[:100]!r}. The domains here are {known}.")
 
 
+LOOK_S: Final = 0.5
+"""How long a process may go by what the file said, in seconds."""
+
 PLAIN: Final = Prompts("0", {GENERAL: Domain(GENERAL)})
 """What there is without a file: one domain, of which nothing is said."""
 
 
 class Book:
-    """The prompts of one file, as they are now."""
+    """The prompts of one file, as they are now, or were less than `look_s` seconds ago: every step asks."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, look_s: float = 0.0) -> None:
         """Read the file; raises `Misconfigured`."""
         self._path = path
+        self._look_s = look_s
+        self._look_at = time.monotonic() + look_s
         self._seen = house.stamp(self._path)
         self._prompts = load(path)
         self._lock = threading.Lock()
 
     def current(self) -> Prompts:
         """Return what the file says; where what it says now is not valid, what it said before."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return self._prompts
         with self._lock:
+            self._look_at = now + self._look_s
             stamp = house.stamp(self._path)
             if stamp != self._seen:
                 self._seen = stamp
@@ -95,7 +105,7 @@ class Book:
 @lru_cache(maxsize=16)
 def book(path: Path) -> Book:
     """Return the one book of a file in this process; raises `Misconfigured` if it cannot be read at first."""
-    return Book(path)
+    return Book(path, look_s=LOOK_S)
 
 
 def load(path: Path) -> Prompts:

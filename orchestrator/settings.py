@@ -75,6 +75,7 @@ class Settings(BaseModel):
     webhook_timeout_s: float = Field(gt=0, le=300)
     webhook_attempts: int = Field(ge=1, le=100)
     step_timeout_s: float = Field(gt=0)
+    acknowledge_after_s: float = Field(ge=0)
     shutdown_grace_s: float = Field(ge=0)
     documents_roots: str
     documents_semantic: bool

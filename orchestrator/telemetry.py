@@ -79,6 +79,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "step.began": "A worker took a step.",
     "step.crashed": "A mind raised what nobody expected; the step counts as faulted.",
     "step.ended": "A step's outcome was recorded.",
+    "step.undone": "A message met a fault that nobody foresaw; its step is rung for again.",
     "step.returned": "A worker that stops gave a step back; the attempt does not count, and another has it at once.",
     "step.fenced": "A step was finished by a worker that no longer held it; nothing was written.",
     "store.unavailable": "Postgres did not answer; the work goes on when it does.",

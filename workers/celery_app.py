@@ -4,17 +4,21 @@ No retries, no results, no schedules and no workflows of Celery's are used: the 
 Postgres remembers. A task's only argument is a message's body, which carries ids.
 
 A stock worker dies of a message without an id, and throws an undecodable one away. The consumer here is guarded: what
-it cannot make a task of is rejected, and goes to the dead letters. A message of a step is acknowledged once the step's
-claim is committed: from then on the lease carries the step, so that no broker's patience with slow consumers matters.
-Threads, because a step waits for I/O most of the time; no gossip, mingle or heartbeats between workers, because the
+it cannot make a task of is rejected, and goes to the dead letters. A step's message is acknowledged when the step ends,
+or once it has run for long: its lease carries it, so that no broker's patience with slow consumers matters. Threads, because a step waits for I/O most of the time; no gossip, mingle or heartbeats between workers, because the
 truth about them is in Postgres.
+
+Where nobody looks on through Flower, a step goes straight from its message to a thread. Celery's way there, with requests
+that can be revoked, traced and told about, costs as much as claiming and recording the step.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from celery import Celery, bootsteps
@@ -26,9 +30,11 @@ from celery.worker.state import maybe_shutdown
 from kombu.entity import Exchange, Queue
 
 from orchestrator import topology
+from orchestrator.gulps import WorkerTransport
 from orchestrator.messages import Topic
 from orchestrator.telemetry import log
 from orchestrator.topology import TASK_OF
+from workers.executor import Stopping
 
 Takes = Callable[[object], None]
 TakesStep = Callable[..., None]
@@ -83,7 +89,8 @@ def make(
         app.steps["consumer"].add(DeclareTopology)
     for topic, take in consumers.items():
         if topic is Topic.STEPS:
-            app.task(name=TASK_OF[topic], ignore_result=True, bind=True, Request=_Held)(_step_task(take))
+            way = {"Request": _Held} if events else {"Strategy": partial(_straight, take)}
+            app.task(name=TASK_OF[topic], ignore_result=True, bind=True, **way)(_step_task(take))
         else:
             app.task(name=TASK_OF[topic], ignore_result=True)(_task(take))
     return app
@@ -173,14 +180,55 @@ def _task(take: Takes) -> Callable[..., None]:
 
 def _step_task(take: TakesStep) -> Callable[..., None]:
     def run(task: Any, *bodies: object, **_: object) -> None:
-        take(_only(bodies), on_claim=lambda: _acknowledge(task.request.id))
+        # by name, for `task.request` is another in another thread
+        take(_only(bodies), let_go=partial(_acknowledge, task.request.id))
 
     return run
 
 
-def _only(bodies: tuple[object, ...]) -> object:
+def _only(bodies: Sequence[object]) -> object:
     """A message's one argument; any other number of them is no message, and is buried as one, not forgotten."""
-    return bodies[0] if len(bodies) == 1 else bodies
+    return bodies[0] if len(bodies) == 1 else tuple(bodies)
+
+
+def _straight(take: TakesStep, _: Any, __: Celery, consumer: Any) -> Callable[..., None]:
+    """What Celery is to do with a message of this task: give it to a thread. Celery's name for it is a strategy."""
+    hand = consumer.pool.executor.submit
+
+    def received(message: Any, _: Any, acknowledge: Callable[..., object], *__: Any) -> None:
+        message.headers["id"]  # a message without one is none of ours
+        told = message.payload
+        if not (isinstance(told, list) and told and isinstance(told[0], list)):
+            raise ValueError("it has no list of arguments")
+        hand(_carry, take, told[0], _Once(partial(acknowledge, _logger, consumer.connection_errors)))
+
+    return received
+
+
+def _carry(take: TakesStep, arguments: Sequence[object], acknowledge: _Once) -> None:
+    try:
+        take(_only(arguments), let_go=acknowledge)
+    except Stopping:
+        return  # the connection goes, and the message is another's
+    except Exception:  # noqa: BLE001 - the step is rung for again, and the thread takes others
+        log.exception("step.undone")
+    acknowledge()
+
+
+class _Once:
+    """Calls something once, whichever thread comes first: to acknowledge a message twice costs the channel."""
+
+    __slots__ = ("_act", "_lock")
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act: Callable[[], object] | None = act
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            act, self._act = self._act, None
+        if act is not None:
+            act()  # hands the acknowledgement to the thread that owns the connection
 
 
 _held: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
@@ -189,15 +237,21 @@ _held: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
 class _Held(Request):  # type: ignore[misc]
     """A request that can be found again by its id, to be acknowledged before its task has ended."""
 
-    def execute_using_pool(self, pool: Any, **options: Any) -> Any:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # registered here: Celery makes a class of this one that has a way of its own to hand itself to a thread
+        super().__init__(*arguments, **options)
+        self._once = _Once(super().acknowledge)
         _held[self.id] = self
-        return super().execute_using_pool(pool, **options)
+
+    def acknowledge(self) -> None:
+        """Acknowledge the message, unless that was done."""
+        self._once()
 
 
 def _acknowledge(task_id: str) -> None:
     request = _held.get(task_id)
     if request is not None:
-        request.acknowledge()  # hands the acknowledgement to the thread that owns the connection
+        request.acknowledge()
 
 
 class DeclareTopology(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -220,6 +274,8 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
         def told(error: Exception, _: float) -> None:
             log.warning("bus.unavailable", error=str(error))
 
+        if conn.transport_cls == "amqp":
+            conn.transport_cls = WorkerTransport
         connected = conn.ensure_connection(
             told, interval_start=_PAUSE_S, interval_step=_PAUSE_S, interval_max=2.0, callback=maybe_shutdown
         )

@@ -94,6 +94,7 @@ class Executor:
         holder: int,
         model: str = "",
         step_timeout_s: float = 600.0,
+        acknowledge_after_s: float = 60.0,
         prompts: Callable[[], Prompts] = lambda: PLAIN,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -104,7 +105,8 @@ class Executor:
         self._model = model
         self._prompts = prompts
         self._crash_point = crash_point
-        self._heartbeats = Heartbeats(conductor, step_timeout_s)
+        self._acknowledge_after_s = acknowledge_after_s
+        self._heartbeats = Heartbeats(conductor, step_timeout_s, acknowledge_after_s=acknowledge_after_s)
         self._hands = _InHand()
         self._claims = Together(self._claim)
         self._reports = Together(self._record)
@@ -118,10 +120,11 @@ class Executor:
         recorded = self._conductor.report_plain(reports)
         return {at: True for at, (claimed, _) in enumerate(reports) if claimed.ref in recorded}
 
-    def run(self, ref: StepRef, *, on_claim: Callable[[], None] = lambda: None) -> None:
+    def run(self, ref: StepRef, *, let_go: Callable[[], None] = lambda: None) -> None:
         """Take the step if it is there to be taken, think, and record what came of it.
 
-        `on_claim` is called once the claim is committed: from then on the lease carries the step, and no message.
+        `let_go` is called, perhaps from another thread, once the step has run for `acknowledge_after_s` seconds: since
+        its claim was committed the lease carries it, and no message need be kept for it.
         Raises `NotFound` when there is no such step, `Unavailable` when Postgres does not answer, and `Stopping` once
         this executor was drained.
         """
@@ -132,9 +135,10 @@ class Executor:
                 return  # a duplicate, called off, or too early
             with self._hands.holding(claimed):
                 self._crash_point("after_claim")
-                on_claim()
-                self._crash_point("after_acknowledgement")
-                self._carry(claimed)
+                if not self._acknowledge_after_s:
+                    let_go()
+                    self._crash_point("after_acknowledgement")
+                self._carry(claimed, let_go)
 
     def drain(self, grace_s: float) -> int:
         """Begin nothing more, wait so many seconds for what is in hand, and hand back the rest: its number."""
@@ -151,7 +155,7 @@ class Executor:
                 log.info("step.returned", plan_id=claimed.ref.plan_id, step=claimed.ref.number)
         return returned
 
-    def _carry(self, claimed: Claimed) -> None:
+    def _carry(self, claimed: Claimed, let_go: Callable[[], None]) -> None:
         ref = claimed.ref
         bound: dict[str, Json] = {
             "plan_id": ref.plan_id,
@@ -162,7 +166,7 @@ class Executor:
         tags = self._gate.tags(claimed.step.agent)
         if tags:
             bound["tags"] = list(tags)
-        with structlog.contextvars.bound_contextvars(**bound), self._heartbeats.of(claimed):
+        with structlog.contextvars.bound_contextvars(**bound), self._heartbeats.of(claimed, let_go):
             log.info("step.began", attempt=claimed.step.attempt)
             started = time.monotonic()
             try:
@@ -383,13 +387,17 @@ class _Toolbox:
 class Heartbeats:
     """Keeps the leases of the steps that this process runs, and says which have begun, from one thread.
 
-    A step that runs longer than `step_timeout_s` seconds is let go of: its lease ends, and the sweeper takes it. One
-    that ends within half a second is not said to have begun: its outcome says it all.
+    A step that runs longer than `step_timeout_s` seconds is given up: its lease ends, and the sweeper takes it. One
+    that ends within half a second is not said to have begun: its outcome says it all. The message of one that has run
+    for `acknowledge_after_s` seconds is let go of.
     """
 
-    def __init__(self, conductor: Conductor, step_timeout_s: float) -> None:
+    def __init__(
+        self, conductor: Conductor, step_timeout_s: float, *, acknowledge_after_s: float = 60.0
+    ) -> None:
         self._conductor = conductor
         self._step_timeout_s = step_timeout_s
+        self._acknowledge_after_s = acknowledge_after_s
         self._every_s = conductor.rules.lease.total_seconds() / 3
         self._held: dict[int, _Held] = {}
         self._lock = threading.Lock()
@@ -398,10 +406,10 @@ class Heartbeats:
         self._thread.start()
 
     @contextmanager
-    def of(self, claimed: Claimed) -> Iterator[None]:
+    def of(self, claimed: Claimed, let_go: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Keep this step's lease for as long as the block lasts."""
         with self._lock:
-            self._held[id(claimed)] = _Held(claimed, time.monotonic())
+            self._held[id(claimed)] = _Held(claimed, time.monotonic(), let_go)
         try:
             yield
         finally:
@@ -429,6 +437,9 @@ class Heartbeats:
         now = time.monotonic()
         if now - step.since > self._step_timeout_s:
             return False
+        if not step.gone and now - step.since >= self._acknowledge_after_s:
+            step.gone = True
+            step.let_go()
         if not step.told and now - step.since >= TELL_AFTER_S:
             step.told = True
             return self._answered(self._conductor.tell_started, step.claimed)
@@ -455,10 +466,12 @@ class Heartbeats:
 
 @dataclass(slots=True)
 class _Held:
-    """A step in hand: since when, when its lease was renewed last, and whether it was said to have begun."""
+    """A step in hand: since when, and what was done for it; `gone` is its message, once it was let go of."""
 
     claimed: Claimed
     since: float
+    let_go: Callable[[], None] = lambda: None
+    gone: bool = False
     told: bool = False
     renewed: float = 0.0
 

@@ -29,12 +29,15 @@ class StepConsumer:
         self._conductor = conductor
         self._executor = executor
 
-    def take(self, body: object, *, on_claim: Callable[[], None] = lambda: None) -> None:
-        """Look at the step that a message names. A repeat does nothing."""
+    def take(self, body: object, *, let_go: Callable[[], None] = lambda: None) -> None:
+        """Look at the step that a message names. A repeat does nothing.
+
+        `let_go` is called when the step goes on without its message; perhaps from another thread.
+        """
         give_up = time.monotonic() + PATIENCE_S
         while True:
             try:
-                self._take(body, on_claim)
+                self._take(body, let_go)
             except Unavailable:
                 # let the message wait for Postgres here: back in its queue it would come again at once, and soon be dead
                 if time.monotonic() > give_up:
@@ -44,14 +47,14 @@ class StepConsumer:
             else:
                 return
 
-    def _take(self, body: object, on_claim: Callable[[], None]) -> None:
+    def _take(self, body: object, let_go: Callable[[], None]) -> None:
         try:
             message = parse(Topic.STEPS, body)
         except Malformed as malformed:
             bury(self._conductor, "malformed", str(malformed))
             return
         try:
-            self._executor.run(message.ref, on_claim=on_claim)
+            self._executor.run(message.ref, let_go=let_go)
         except NotFound as missing:
             bury(self._conductor, "unknown_step", str(missing))
 

@@ -191,6 +191,7 @@ class Hands:
             holder=self.alive.holder,
             model=models.first,
             step_timeout_s=settings.step_timeout_s,
+            acknowledge_after_s=settings.acknowledge_after_s,
             prompts=prompts.book(settings.prompts).current,
             crash_point=crash_point,
         )

@@ -53,12 +53,16 @@ def main():
     parser.add_argument("witness", type=Path)
     parser.add_argument("--role", choices=["steps", "completions", "relay"], default="steps")
     parser.add_argument("--concurrency", type=int)
+    parser.add_argument("--events", action="store_true")
     asked = parser.parse_args()
     made = settings.load(concurrency=asked.concurrency)
     telemetry.configure(made.log_level)
     trap = Traps(asked.witness.with_name("traps")).at
     with core(made) as opened:
-        {"steps": steps, "completions": completions, "relay": relay}[asked.role](opened, asked.witness, trap)
+        if asked.role == "steps":
+            steps(opened, asked.witness, trap, events=asked.events)
+        else:
+            {"completions": completions, "relay": relay}[asked.role](opened, asked.witness, trap)
 
 
 class Traps:
@@ -87,11 +91,12 @@ class Traps:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def steps(opened, file, trap):
+def steps(opened, file, trap, *, events):
     look = ToolSpec("look", "witness", "documents.read", "idempotent", 20.0, 0, (), ())
     tools = Registry({"look": look}, {"witness": ServerSpec("witness", "documents", (), ())})
     fleet.steps(
         opened,
+        events=events,
         make_hands=lambda core: wiring.Hands(
             core,
             minds=dict.fromkeys(Agent, think),

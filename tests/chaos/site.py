@@ -147,7 +147,9 @@ class Site:
         }
         for role in ("scripted", "completions", "relay", "dead"):
             self.fleet.start(role)
-        for role in ("scripted", "trapped completions", "trapped relay"):
+        # one of the step workers acknowledges at once, as all do whose steps are long
+        self.fleet.start("scripted", acknowledge_after_s=0, **b)
+        for role in ("trapped completions", "trapped relay"):
             self.fleet.start(role, **b)
 
     def opens_doors(self) -> None:

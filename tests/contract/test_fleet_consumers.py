@@ -208,11 +208,14 @@ def test_no_completion_or_dead_letter_ends_its_consumer(fleet, opened, vhost):
     assert all(member.lives for member in fleet.members.values()), fleet.logs()
 
 
-def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vhost, rabbit):
-    for role in ("scripted", "completions", "relay"):
-        fleet.start(role)
-    # longer than asking the broker takes on a busy machine: it starts a program for it
-    plan = opened.conductor.submit(request("slow 40 seconds", depth=1))
+@pytest.mark.parametrize("watched", [False, True], ids=["alone", "watched by Flower"])
+@pytest.mark.parametrize(("after_s", "kept"), [(60, 1), (1, 0), (0, 0)])
+def test_a_message_is_kept_until_its_step_ends_or_has_run_for_long(
+    fleet, opened, vhost, after_s, kept, watched
+):
+    options = ("--events",) if watched else ()
+    worker = fleet.start("scripted", *options, acknowledge_after_s=after_s)
+    plan = opened.conductor.submit(request("slow 300 seconds", depth=1))
     with opened.store.transaction() as tx:
         ref = tx.steps(plan.plan_id)[0].ref
 
@@ -220,12 +223,21 @@ def test_a_message_is_acknowledged_once_the_claim_is_committed(fleet, opened, vh
         with opened.store.transaction() as tx:
             return tx.step(ref)
 
-    until(lambda: step().state == "running", why=fleet.logs)
-    began = time.monotonic()
-    until(lambda: sum(rabbit.unacknowledged(vhost).values()) == 0)
-    assert step().state == "running"
-    print(f"\nacknowledged within {time.monotonic() - began:.1f} s of the claim")
-    finishes(opened, plan, fleet, within_s=180)
+    made = RabbitBus(vhost)
+    try:
+        made.publish([Message(Topic.STEPS, ref)])  # without a relay, nobody rings again
+        until(lambda: step().state == "running", why=fleet.logs)
+        assert made.depth(Topic.STEPS) == 0
+        time.sleep(4)
+        assert step().state == "running"
+        # what the broker says about messages in hand is some seconds old; what it gives to the next is not
+        worker.kill()
+        if kept:
+            until(lambda: made.depth(Topic.STEPS) == 1)
+        time.sleep(1)
+        assert made.depth(Topic.STEPS) == kept
+    finally:
+        made.close()
 
 
 def test_a_message_that_comes_again_does_nothing_twice(fleet, opened, vhost):
