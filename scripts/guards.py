@@ -260,7 +260,11 @@ GUARDS = (
         "a step's message is acknowledged after its claim",
         "P1 P10",
         fleet("crash points", "kill -9 before the claim"),
-        (CELERY, "task_acks_late=True", "task_acks_late=False"),
+        (
+            CELERY,
+            "        take(_only(arguments), let_go=acknowledge)\n",
+            "        acknowledge()\n        take(_only(arguments))\n",
+        ),
     ),
     _guard(
         "a completion is acknowledged after it is settled",
