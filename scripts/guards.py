@@ -35,6 +35,7 @@ WITHIN_S = "40"
 BUS = "orchestrator/bus.py"
 CELERY = "workers/celery_app.py"
 CONDUCTOR = "orchestrator/conductor.py"
+EXECUTOR = "workers/executor.py"
 GATE = "workers/gate/gate.py"
 FLEET = "workers/fleet.py"
 LOOP = "workers/broker_loop.py"
@@ -265,6 +266,15 @@ GUARDS = (
             "        take(_only(arguments), let_go=acknowledge)\n",
             "        acknowledge()\n        take(_only(arguments))\n",
         ),
+    ),
+    _guard(
+        "a long step's message is acknowledged before its end",
+        "P10",
+        Part(
+            "tests/contract/test_fleet_consumers.py"
+            "::test_a_message_is_kept_until_its_step_ends_or_has_run_for_long[1-0-alone]"
+        ),
+        (EXECUTOR, "            step.gone = True\n            step.let_go()\n", "            step.gone = True\n"),
     ),
     _guard(
         "a completion is acknowledged after it is settled",
