@@ -14,10 +14,9 @@ import socket
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import amqp
-from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.utils.url import parse_url
 
@@ -25,6 +24,9 @@ from orchestrator import topology
 from orchestrator.domain.errors import BrokerUnavailable
 from orchestrator.gulps import GulpingConnection
 from orchestrator.messages import Message, Topic
+
+if TYPE_CHECKING:
+    from celery import Celery  # whoever speaks to RabbitMQ itself has no use for it
 
 TIMEOUT_S: Final = 5.0
 """How long a broker may take for an answer, in seconds."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.conductor import Conductor
 from orchestrator.domain.errors import NotFound, Unavailable
 from orchestrator.domain.plan import StepRef
 from orchestrator.messages import Malformed, Topic, parse
 from orchestrator.telemetry import log
-from workers.executor import Executor
+
+if TYPE_CHECKING:
+    from workers.executor import (
+        Executor,  # with it come the gate and all tools; `bury` serves those that have none
+    )
 
 PATIENCE_S: Final = 60.0
 """How long a message waits for Postgres before the sweeper is left to ring again."""

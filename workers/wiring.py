@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mcp.server.mcpserver import MCPServer
 
@@ -25,9 +25,8 @@ from orchestrator.relay import Relay, Sweeper
 from orchestrator.settings import Settings
 from orchestrator.store import Alive
 from orchestrator.telemetry import log
-from orchestrator.wiring import Core, notary
+from orchestrator.wiring import Core
 from workers import celery_app
-from workers.broker_loop import BrokerLoop
 from workers.completion_consumer import CompletionConsumer
 from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
@@ -43,6 +42,7 @@ from workers.gate.stops import Stops
 from workers.gate.surroundings import Known
 from workers.gate.talk import Talk
 from workers.gate.watch import Watch
+from workers.loops import completions_loop, dead_letters_loop, notarise
 from workers.step_consumer import StepConsumer
 from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, stock, web
 from workers.toolhost.documents import semantic
@@ -53,9 +53,6 @@ from workers.toolhost.models import catalogue
 _EVERYTHING = 1_000_000
 
 Builtins = Mapping[str, Callable[[], MCPServer]]
-
-_LOOK_S: Final = 5.0
-"""How often a process looks whether a checkpoint is due, in seconds."""
 
 
 def enforcer(settings: Settings) -> Enforcer:
@@ -294,19 +291,6 @@ class Workshop:
         _celery_state().should_stop = None
 
 
-def notarise(opened: Core, stopping: threading.Event) -> None:
-    """Sign where the chains of the audit stand, now and then, until told to stop; one of all replicas does it."""
-    every_s = opened.settings.checkpoint_every_s
-    if every_s <= 0:
-        return
-    try:
-        made = notary(opened.settings, opened.store)
-    except Misconfigured as error:
-        log.error("checkpoint.refused", error=str(error))
-        return
-    made.forever(stopping, every_s=every_s, look_s=min(every_s, _LOOK_S))
-
-
 def models(settings: Settings) -> catalogue.Catalogue:
     """The language models that are configured, none where there are none. Raises `Misconfigured`."""
     return catalogue.of(settings)
@@ -341,18 +325,6 @@ def desk(opened: Core, decider: Enforcer, host: ToolHost) -> Desk:
 def listener(talker: Talker) -> Listener:
     """What understands conversations: rules, and in doubt the model, where there is one."""
     return Hearing(talker)
-
-
-def completions_loop(opened: Core) -> BrokerLoop:
-    """What settles completions from RabbitMQ."""
-    consumer = CompletionConsumer(opened.conductor)
-    return BrokerLoop(opened.settings.broker_url, Topic.COMPLETIONS.value, consumer.take_waiting)
-
-
-def dead_letters_loop(opened: Core) -> BrokerLoop:
-    """What lists the broker's dead letters."""
-    consumer = DeadLetterConsumer(opened.conductor)
-    return BrokerLoop(opened.settings.broker_url, Topic.DEAD.value, consumer.take_waiting)
 
 
 def _celery_state() -> Any:

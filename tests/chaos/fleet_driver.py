@@ -33,6 +33,7 @@ from orchestrator.wiring import core
 from workers import cli, fleet, wiring
 from workers.broker_loop import BrokerLoop
 from workers.completion_consumer import CompletionConsumer
+from workers.steps import carry
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
 
 CALLS = 3
@@ -94,7 +95,7 @@ class Traps:
 def steps(opened, file, trap, *, events):
     look = ToolSpec("look", "witness", "documents.read", "idempotent", 20.0, 0, (), ())
     tools = Registry({"look": look}, {"witness": ServerSpec("witness", "documents", (), ())})
-    fleet.steps(
+    carry(
         opened,
         events=events,
         make_hands=lambda core: wiring.Hands(

@@ -17,8 +17,9 @@ from orchestrator import settings, telemetry
 from orchestrator.domain.errors import OrchestratorError
 from orchestrator.telemetry import log
 from orchestrator.wiring import core
-from workers import cli, fleet, wiring
+from workers import cli, wiring
 from workers.gate.policy import EmbeddedEnforcer
+from workers.steps import carry
 from workers.toolhost import registry
 
 
@@ -60,7 +61,7 @@ def main() -> None:
                 log.exception("step.crashed")
 
         wiring.EmbeddedEnforcer = Careless
-        fleet.steps(opened, make_hands=partial(wiring.Hands, tools=tools))
+        carry(opened, make_hands=partial(wiring.Hands, tools=tools))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import sys
 
 from orchestrator import settings, telemetry
 from orchestrator.wiring import core
-from workers import fleet
 from workers.bench import minds
+from workers.steps import carry
 from workers.wiring import Hands
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     chosen = settings.load()
     telemetry.configure(chosen.log_level)
     with core(chosen) as opened:
-        fleet.steps(opened, make_hands=lambda core: Hands(core, minds=thinking))
+        carry(opened, make_hands=lambda core: Hands(core, minds=thinking))
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ def steps(
     if concurrency is not None:
         chosen = chosen.model_copy(update={"concurrency": concurrency})
     # takes a second to import, which help and usage errors should not wait for
-    from workers import fleet
+    from workers.steps import carry
 
     with doors.opened(chosen, verbose=verbose) as core:
         _measured(chosen)
         view.tell("Taking steps. SIGTERM finishes or hands back those in hand, and stops.", "green")
-        fleet.steps(core, queues=queues or None, events=events)
+        carry(core, queues=queues or None, events=events)
 
 
 @app.command("completions")
