@@ -36,7 +36,6 @@ from workers.gate.desk import Desk
 from workers.gate.gate import Gate, cards_of
 from workers.gate.hearers import Hearers
 from workers.gate.hearing import Hearing
-from workers.gate.opa import RemoteEnforcer
 from workers.gate.policy import EmbeddedEnforcer, Enforcer, PolicyLoadError
 from workers.gate.stops import Stops
 from workers.gate.surroundings import Known
@@ -70,6 +69,9 @@ def enforcer(settings: Settings) -> Enforcer:
             if settings.policy_look_s:
                 Watch(made, folder).start(settings.policy_look_s)
             return made
+        # its client takes a while to import, and most decide in their own process
+        from workers.gate.opa import RemoteEnforcer
+
         return RemoteEnforcer(
             settings.opa_url,
             timeout_s=settings.opa_timeout_s,

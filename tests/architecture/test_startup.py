@@ -77,3 +77,36 @@ def test_chronos_does_not_even_import_what_speaks_to_the_broker(tmp_path, dsn):
     modules = _ready("with doors.firing(core): pass", tmp_path, dsn)
 
     assert _of(_SERVICE | BROKER, modules) == set()
+
+
+@pytest.mark.postgres
+def test_a_step_worker_imports_no_reader_of_documents_and_no_client_that_it_was_not_told_to_use(
+    tmp_path, dsn
+):
+    modules = _ready("from workers import steps; steps.Hands(core)", tmp_path, dsn)
+
+    unused = {
+        "pypdf",
+        "bs4",
+        "fpdf",
+        "fontTools",
+        "numpy",
+        "opa_client",
+        "aiohttp",
+        "requests",
+        "fastapi",
+        "jinja2",
+    }
+    assert _of(unused | MIGRATIONS | EMBEDDED | REDIS, modules) == set()
+
+
+@pytest.mark.postgres
+def test_a_verb_that_only_reads_opens_no_more_than_the_store(dsn, tmp_path):
+    program = f"""
+import json, sys
+from workers import cli
+code = cli.run(["plans", "list", "--data", {str(tmp_path)!r}])
+sys.stdout.write(json.dumps(sorted(sys.modules)))
+sys.exit(code)
+"""
+    assert _of(_SERVICE | BROKER, _modules(program, dsn)) == set()

@@ -191,6 +191,24 @@ class TestReading:
             assert hashlib.sha256(found.text.encode()).hexdigest() == found.text_sha256
             assert passages.cut(found)
 
+    @pytest.mark.parametrize(
+        ("missing", "name", "content", "told"),
+        [
+            ("pypdf", "a.pdf", _pdf("Whales eat krill."), "No PDFs can be read here"),
+            ("bs4", "a.html", b"<p>Whales eat krill.</p>", "No web pages can be read here"),
+        ],
+    )
+    def test_what_a_missing_library_would_read_is_left_out_with_the_reason_until_it_is_there(
+        self, tmp_path, monkeypatch, missing, name, content, told
+    ):
+        monkeypatch.setitem(sys.modules, missing, None)
+
+        found = _read(tmp_path, name, content)
+
+        assert told in found.reason
+        assert missing in found.reason
+        assert found.passing
+
 
 class TestPassages:
     @staticmethod

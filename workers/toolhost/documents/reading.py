@@ -4,6 +4,8 @@ A file never raises: whatever is in a folder, the folder can be indexed. Text ke
 line ends, so what is quoted from it can be found in the file again.
 """
 
+from __future__ import annotations
+
 import codecs
 import hashlib
 import importlib
@@ -14,15 +16,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, TypeAlias
-
-import pypdf
-from bs4 import BeautifulSoup
-from bs4.element import NavigableString, PageElement, PreformattedString, Tag
-from pypdf.errors import PyPdfError
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from agents import sentences
 from workers.toolhost.documents import docx
+
+if TYPE_CHECKING:
+    from bs4.element import PageElement, Tag
 
 LIMIT_BYTES: Final = 10 * 1024 * 1024
 """Bytes above which a file is left alone unless a caller says otherwise."""
@@ -320,6 +320,11 @@ def _from_html(text: str, raw: bytes, locator: str, note: str) -> Reading:
     if "<" not in markup:
         return _document(text, raw, locator, "text/plain", title="", note=note)
     try:
+        # takes a while to import, and many a folder has no page in it
+        from bs4 import BeautifulSoup
+    except ImportError as error:
+        return _unequipped(locator, "web pages", error)
+    try:
         soup = BeautifulSoup(markup, "html.parser")
         title = soup.title.get_text(" ", strip=True) if soup.title else ""
         body = _Page().write(soup)
@@ -341,6 +346,9 @@ class _Page:
 
     def write(self, root: Tag) -> str:
         """Return the text of everything below `root`."""
+        # whoever has a page has imported it
+        from bs4.element import NavigableString, PreformattedString, Tag
+
         # A stack of our own: a page nested a hundred thousand deep must not end the interpreter's.
         stack: list[Iterator[PageElement] | Tag] = [iter(root.contents)]
         while stack:
@@ -422,6 +430,12 @@ class _Page:
 
 
 def _from_pdf(raw: bytes, locator: str) -> Reading:
+    try:
+        # takes longer to import than all the rest of this folder, and many a folder has no PDF in it
+        import pypdf
+        from pypdf.errors import PyPdfError
+    except ImportError as error:
+        return _unequipped(locator, "PDFs", error)
     logging.getLogger("pypdf").setLevel(logging.ERROR)
     try:
         reader = pypdf.PdfReader(io.BytesIO(raw), strict=False)
@@ -446,6 +460,14 @@ def _from_pdf(raw: bytes, locator: str) -> Reading:
     )
     text = "\n\n".join(page.strip("\n") for page in pages) + "\n"
     return _document(text, raw, locator, "application/pdf", title="" if generic else title, note=note)
+
+
+def _unequipped(locator: str, what: str, error: ImportError) -> Unreadable:
+    """Say that a library is missing; the file is read once it is there."""
+    told = (
+        f"No {what} can be read here, for a library is missing: {_reason(error)}. Install the program again."
+    )
+    return Unreadable(locator, told, passing=True)
 
 
 def _reason(error: Exception) -> str:
