@@ -7,9 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-from mcp.server.mcpserver import MCPServer
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agents import profiles
 from agents.minds import MINDS
@@ -26,7 +24,6 @@ from orchestrator.settings import Settings
 from orchestrator.store import Alive
 from orchestrator.telemetry import log
 from orchestrator.wiring import Core
-from workers import celery_app
 from workers.completion_consumer import CompletionConsumer
 from workers.dead_letter_consumer import DeadLetterConsumer
 from workers.executor import Executor
@@ -43,15 +40,17 @@ from workers.gate.talk import Talk
 from workers.gate.watch import Watch
 from workers.loops import completions_loop, dead_letters_loop, notarise
 from workers.step_consumer import StepConsumer
-from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, stock, web
+from workers.toolhost import live, offer, registry, sandbox, stock
 from workers.toolhost.documents import semantic
-from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 from workers.toolhost.models import catalogue
 
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
 _EVERYTHING = 1_000_000
 
-Builtins = Mapping[str, Callable[[], MCPServer]]
+Builtins: TypeAlias = "Mapping[str, Callable[[], MCPServer]]"
 
 
 def enforcer(settings: Settings) -> Enforcer:
@@ -214,6 +213,9 @@ class Workshop:
         tools: registry.Registry | None = None,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
+        # takes a while to import, which the API should not wait for where others work
+        from workers import celery_app
+
         settings, conductor = opened.settings, opened.conductor
         self._conductor = conductor
         self._in_memory = settings.broker_url.startswith("memory:")
@@ -354,12 +356,32 @@ def _builtins(
         return [*settings.roots, *(Path(str(folder)) for folder in named if folder)]
 
     meaning = semantic.load() if settings.documents_semantic else None
+
+    # each is imported when it is first started: the SDK of MCP comes with it, and what the server itself needs
+    def of_documents() -> MCPServer:
+        from workers.toolhost.documents import server
+
+        return server.build(roots, settings.data / "indexes", meaning)
+
+    def of_models() -> MCPServer:
+        from workers.toolhost import model
+
+        return model.build(models)
+
+    def of_memory() -> MCPServer:
+        from workers.toolhost import memory
+
+        return memory.build(opened.store, labelled)
+
+    def of_the_web() -> MCPServer:
+        from workers.toolhost import egress, web
+
+        return web.build(egress.Guard(egress.Rules.of(settings.hosts, plain_http=settings.egress_plain_http)))
+
     return {
         **stock.servers(settings),
-        "documents": lambda: documents_server.build(roots, settings.data / "indexes", meaning),
-        "model": lambda: model.build(models),
-        "memory": lambda: memory.build(opened.store, labelled),
-        "web": lambda: web.build(
-            egress.Guard(egress.Rules.of(settings.hosts, plain_http=settings.egress_plain_http))
-        ),
+        "documents": of_documents,
+        "model": of_models,
+        "memory": of_memory,
+        "web": of_the_web,
     }

@@ -13,9 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.domain import report as domain
 from orchestrator.domain.plan import canonical
-from orchestrator.export import html, pdf
 
 
 class Form(StrEnum):
@@ -54,6 +52,8 @@ def of_file(path: Path) -> Form:
 def require(form: Form) -> None:
     """Raise `Misconfigured` if this installation cannot write that form."""
     if form is Form.PDF:
+        from orchestrator.export import pdf  # most reports are no PDF
+
         pdf.require()
 
 
@@ -63,16 +63,31 @@ def written(report: Mapping[str, Any], form: Form) -> bytes:
 
 
 def _markdown(report: Mapping[str, Any]) -> bytes:
-    return domain.markdown(report).encode()
+    # each form is imported with the first report in it: which forms there are, every help tells
+    from orchestrator.domain.report import markdown
+
+    return markdown(report).encode()
 
 
 def _json(report: Mapping[str, Any]) -> bytes:
     return (json.dumps(json.loads(canonical(report)), ensure_ascii=False, indent=2) + "\n").encode()
 
 
+def _html(report: Mapping[str, Any]) -> bytes:
+    from orchestrator.export import html
+
+    return html.written(report)
+
+
+def _pdf(report: Mapping[str, Any]) -> bytes:
+    from orchestrator.export import pdf
+
+    return pdf.written(report)
+
+
 _WRITERS: Final[Mapping[Form, Callable[[Mapping[str, Any]], bytes]]] = {
     Form.MARKDOWN: _markdown,
     Form.JSON: _json,
-    Form.HTML: html.written,
-    Form.PDF: pdf.written,
+    Form.HTML: _html,
+    Form.PDF: _pdf,
 }

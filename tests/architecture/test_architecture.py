@@ -43,7 +43,7 @@ DOORS = {
     "workers/toolhost/host.py:_answer": "a server's failure becomes a failed call",
     "workers/toolhost/host.py:schema": "a server that cannot say what its tool is becomes a failed call",
     "workers/toolhost/host.py:_await_start": "a server that does not start becomes a failed call",
-    "workers/toolhost/host.py:_live": "whoever waits for a server is told",
+    "workers/toolhost/session.py:_live": "whoever waits for a server is told",
     "workers/toolhost/documents/reading.py:_from_pdf": "a hostile PDF makes its parser raise anything",
 }
 """Where `except Exception` may stand, and why."""

@@ -110,3 +110,15 @@ sys.stdout.write(json.dumps(sorted(sys.modules)))
 sys.exit(code)
 """
     assert _of(_SERVICE | BROKER, _modules(program, dsn)) == set()
+
+
+@pytest.mark.postgres
+def test_the_api_speaks_mcp_only_once_a_tool_is_called(tmp_path, dsn):
+    act = """from orchestrator import api
+    from workers import wiring
+    judge, host = wiring.enforcer(core.settings), wiring.tool_host(core)
+    wiring.desk(core, judge, host), wiring.listener(wiring.talk(core, judge, host))"""
+
+    modules = _ready(act, tmp_path, dsn)
+
+    assert _of({"mcp", "mcp_types"} | CELERY | DOCUMENTS | MIGRATIONS | EMBEDDED | REDIS, modules) == set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.metadata
 import io
 import os
 import signal
@@ -61,6 +60,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata  # brings a mail parser with it, which only this question needs
+
         try:
             version = importlib.metadata.version(NAME)
         except importlib.metadata.PackageNotFoundError:

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator import export, shapes
-from orchestrator.domain import report as domain
 from orchestrator.domain.errors import Invalid, NotFound
 from orchestrator.domain.plan import AuditRecord, Plan, digest
-from orchestrator.domain.report import Fault
 from workers.cli import doors, flags, view
 from workers.cli.exits import FAILED, Ended
 
 if TYPE_CHECKING:
+    from orchestrator.domain.report import Fault
     from orchestrator.wiring import Core
 
 app = typer.Typer(no_args_is_help=True, help="Show reports, and prove what they say.")
@@ -107,6 +106,9 @@ def verify(
     Every sentence must stand word for word in a quote that it cites; every quote in stored evidence, which must have
     the digest it is filed under; the report itself must be the one whose digest was sealed into the audit.
     """
+    # reads a report by two dozen patterns, whose making no help should wait for
+    from orchestrator.domain.report import Fault
+
     given = _read(file) if file is not None else None
     with doors.opened(doors.settings(data)) as core:
         found, report = _report(core, plan)
@@ -154,6 +156,9 @@ def _report(core: Core, given: str) -> tuple[Plan, Mapping[str, Any]]:
 
 
 def _check(core: Core, plan: Plan, report: Mapping[str, Any]) -> Checked:
+    # whoever opened the store has imported it
+    from orchestrator.domain import report as domain
+
     with core.store.transaction() as tx:
         facts = {fact.name: fact for fact in tx.facts(plan.plan_id)}
         # under the plan's lock, so that the chain and what the plan remembers of it belong together
@@ -162,12 +167,14 @@ def _check(core: Core, plan: Plan, report: Mapping[str, Any]) -> Checked:
         faults = domain.check(report, lambda sha256: tx.evidence(plan.tenant, sha256), facts)
     broken = core.sealer.verify(plan.plan_id, records, count=locked.audit_count, head=locked.audit_head)
     if broken is not None:
-        faults.append(Fault("audit", broken.fault))
+        faults.append(domain.Fault("audit", broken.fault))
     sealed = _sealed(records)
     if sealed is None:
-        faults.append(Fault("seal", "the audit knows of no report that was written"))
+        faults.append(domain.Fault("seal", "the audit knows of no report that was written"))
     elif sealed != digest(report):
-        faults.append(Fault("seal", "the stored report is not the one that was sealed when it was written"))
+        faults.append(
+            domain.Fault("seal", "the stored report is not the one that was sealed when it was written")
+        )
     cited = _listed(report, "citations")
     sentences = [s for section in _listed(report, "sections") for s in _listed(section, "sentences")]
     sources = {str(c.get("evidence")) for c in cited if isinstance(c, Mapping)}

@@ -11,36 +11,33 @@ Nothing that such a server says passes on with a value in it: no result, no erro
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
-import json
-import math
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
-
-from mcp import Client, MCPError, StdioServerParameters
-from mcp.client.stdio import stdio_client
-from mcp.server.mcpserver import MCPServer
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, TextContent
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.errors import NotFound, OrchestratorError
 from orchestrator.domain.plan import canonical, digest
 from orchestrator.ports import SecretStore
 from orchestrator.telemetry import log
 from workers.toolhost.registry import Registry, ServerSpec, ToolSpec
-from workers.toolhost.veil import Printed, Veil
+from workers.toolhost.veil import Veil
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from mcp import StdioServerParameters
+    from mcp.server.mcpserver import MCPServer
+
+    from workers.toolhost import session as speaking
 
 RESULT_LIMIT_CHARS = 12_000_000
 """A result longer than this is a failure: it would not fit into evidence."""
 
 _START_TIMEOUT_S = 30.0
+_LOADING: Final = threading.Lock()
 
 TENANT_SERVERS = 32
 """Servers with secrets that are kept running while nobody calls them; the least recently called one ends first."""
@@ -102,7 +99,7 @@ class ToolHost:
         self._registry = registry
         self._builtins = builtins
         self._secrets = secrets
-        self._sessions: dict[_Place, _Session] = {}
+        self._sessions: dict[_Place, speaking.Session] = {}
         self._lock = threading.Lock()
 
     @property
@@ -143,13 +140,19 @@ class ToolHost:
 
     def _answer(
         self,
-        session: _Session,
+        session: speaking.Session,
         given: _Given,
         tool: ToolSpec,
         arguments: Mapping[str, Any],
         timeout_s: float,
         meta: Mapping[str, Any],
     ) -> Mapping[str, Any]:
+        # whoever has a session has imported these
+        from mcp import MCPError
+        from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+
+        from workers.toolhost.session import content_of
+
         waiting = session.submit(session.call(tool.name, dict(arguments), timeout_s, meta))
         try:
             result = waiting.result(timeout_s + 1.0)
@@ -159,7 +162,7 @@ class ToolHost:
             raise _timed_out(tool, timeout_s) from None
         except MCPError as error:
             if error.code not in {REQUEST_TIMEOUT, CONNECTION_CLOSED}:  # the server said no; it is well
-                detail = _tellable(f"{tool.name} could not be called: {error}")
+                detail = tellable(f"{tool.name} could not be called: {error}")
                 raise ToolFailure("protocol_error", detail) from error
             self._drop(given.place, session)
             if error.code == REQUEST_TIMEOUT:
@@ -173,9 +176,9 @@ class ToolHost:
             raise ToolFailure("invalid_result", detail, unsure=True) from error
         except Exception as error:
             self._drop(given.place, session)
-            detail = _tellable(f"{tool.name}: its server went away ({type(error).__name__}: {error}).")
+            detail = tellable(f"{tool.name}: its server went away ({type(error).__name__}: {error}).")
             raise ToolFailure("server_gone", detail, unsure=True) from error
-        return _content(tool.name, result)
+        return content_of(tool.name, result)
 
     def tools(self, server: str) -> list[str]:
         """The names of the tools that a server without secrets says it has."""
@@ -256,13 +259,13 @@ class ToolHost:
             raise ToolFailure(error.code, f"Tool server {server} needs the secret {name}. {error}") from None
 
     @contextlib.contextmanager
-    def _using(self, given: _Given) -> Iterator[_Session]:
+    def _using(self, given: _Given) -> Iterator[speaking.Session]:
         """Hold a running server for the block; raises `ToolFailure` if it does not start."""
-        place = given.place
+        place, opened = given.place, _session_type()
         with self._lock:
             session = self._sessions.pop(place, None)
             if session is None:
-                session = _Session(self._target(self._spec(place.server), given), given.veil)
+                session = opened(self._target(self._spec(place.server), given), given.veil)
                 session.start()
             self._sessions[place] = session  # the last of them, being the one that was called last
             session.users += 1
@@ -279,16 +282,16 @@ class ToolHost:
             if abandoned:
                 session.stop()
 
-    def _await_start(self, place: _Place, session: _Session) -> None:
+    def _await_start(self, place: _Place, session: speaking.Session) -> None:
         try:
             session.ready.result(_START_TIMEOUT_S)
         except Exception as error:
             self._drop(place, session)
             raise ToolFailure(
-                "server_down", _tellable(f"Tool server {place.server} did not start: {error}")
+                "server_down", tellable(f"Tool server {place.server} did not start: {error}")
             ) from error
 
-    def _superseded(self, place: _Place) -> list[_Session]:
+    def _superseded(self, place: _Place) -> list[speaking.Session]:
         """Forget the servers whose secrets are no longer these, and those that nobody called for long.
 
         Returns those to be stopped now; one that is in the middle of a call is stopped at its end.
@@ -305,7 +308,7 @@ class ToolHost:
         sessions = [self._sessions.pop(each) for each in gone]
         return [session for session in sessions if not session.users]
 
-    def _drop(self, place: _Place, session: _Session) -> None:
+    def _drop(self, place: _Place, session: speaking.Session) -> None:
         with self._lock:
             if self._sessions.get(place) is session:
                 del self._sessions[place]
@@ -315,145 +318,25 @@ class ToolHost:
     def _target(self, spec: ServerSpec, given: _Given) -> MCPServer | StdioServerParameters:
         if spec.builtin is not None:
             return self._builtins[spec.builtin]()
+        # its session has imported it
+        from mcp import StdioServerParameters
+
         program, *arguments = spec.command
         allowed = {name: os.environ[name] for name in spec.env if name in os.environ}
         return StdioServerParameters(command=program, args=arguments, env={**allowed, **given.environment})
 
 
-class _Session:
-    """A connection to one server, on a loop of its own; entered and left by one task, as the SDK wants it."""
-
-    def __init__(self, target: MCPServer | StdioServerParameters, veil: Veil) -> None:
-        self._target = target
-        self._veil = veil
-        self.users = 0
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._client: Client | None = None
-        self._thread = threading.Thread(target=self._run, name="toolhost", daemon=True)
-        self.ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # its loop is closed: it has stopped
-            self._loop.call_soon_threadsafe(self._stop.set)
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
-
-    def submit(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError as error:
-            work.close()
-            raise ToolFailure(
-                "server_gone", "The tool's server has stopped; it is started again when next needed."
-            ) from error
-
-    def _run(self) -> None:
-        with contextlib.closing(self._loop):
-            self._loop.run_until_complete(self._live())
-
-    async def _live(self) -> None:
-        try:
-            async with self._opened() as client:
-                self._client = client
-                self.ready.set_result(None)
-                await self._stop.wait()
-        except Exception as error:  # noqa: BLE001 - whoever waits for the server is told
-            if not self.ready.done():
-                self.ready.set_exception(error)
-        finally:
-            self._client = None
-
-    @contextlib.asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Client]:
-        if isinstance(self._target, MCPServer):
-            async with Client(self._target) as client:
-                yield client
-            return
-        printed = Printed(self._veil)
-        try:
-            async with Client(stdio_client(self._target, errlog=printed.pen)) as client:
-                yield client
-        finally:
-            printed.close()
-
-    async def call(self, tool: str, arguments: dict[str, Any], timeout_s: float, meta: Any) -> CallToolResult:
-        if self._client is None:
-            raise ConnectionError("the connection is closed")
-        return await asyncio.wait_for(
-            self._client.call_tool(tool, arguments, read_timeout_seconds=timeout_s, meta=meta),
-            timeout_s + 0.5,
-        )
-
-    async def tools(self) -> list[str]:
-        if self._client is None:
-            raise ConnectionError("the connection is closed")
-        return [tool.name for tool in (await self._client.list_tools()).tools]
-
-    async def described(self) -> dict[str, Any]:
-        if self._client is None:
-            raise ConnectionError("the connection is closed")
-        listed = (await self._client.list_tools()).tools
-        return {tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed}
+def _session_type() -> type[speaking.Session]:
+    """Return what keeps a connection to a server; its SDK is imported with the first call, in one thread at a time."""
+    # two threads that enter a package with cycles by different doors would each wait for what the other imports
+    with _LOADING:
+        from workers.toolhost.session import Session
+    return Session
 
 
-def _content(tool: str, result: CallToolResult) -> Mapping[str, Any]:
-    text = "\n".join(part.text for part in result.content if isinstance(part, TextContent))
-    if result.is_error:
-        raise ToolFailure("tool_error", _sentence(tool, text))
-    content = result.structured_content if isinstance(result.structured_content, dict) else _parsed(text)
-    if len(json.dumps(content, ensure_ascii=False)) > RESULT_LIMIT_CHARS:
-        detail = f"{tool} answered with more than {RESULT_LIMIT_CHARS:,} characters."
-        raise ToolFailure("result_too_large", detail, unsure=True)
-    if not _storable(content):
-        detail = f"{tool} answered with text or numbers that cannot be stored."
-        raise ToolFailure("invalid_result", detail, unsure=True)
-    return content
-
-
-def _storable(value: object) -> bool:
-    """Whether Postgres takes it: text without NUL and lone surrogates, and numbers that JSON knows."""
-    match value:
-        case str():
-            return "\x00" not in value and _is_unicode(value)
-        case float():
-            return math.isfinite(value)
-        case Mapping():
-            return all(_storable(key) and _storable(item) for key, item in value.items())
-        case list():
-            return all(map(_storable, value))
-        case _:
-            return True
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _tellable(text: str) -> str:
+def tellable(text: str) -> str:
+    """Return what a server said as it can be stored, and no more of it than anybody reads."""
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()[:2000]
-
-
-def _parsed(text: str) -> Mapping[str, Any]:
-    """A server without output schemas answers in text, which may be JSON."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {"text": text}
-    return value if isinstance(value, dict) else {"value": value}
-
-
-def _sentence(tool: str, text: str) -> str:
-    prefix = f"Error executing tool {tool}: "
-    return _tellable(text.removeprefix(prefix)) or f"{tool} failed without saying why."
 
 
 def _timed_out(tool: ToolSpec, timeout_s: float) -> ToolFailure:
