@@ -31,6 +31,7 @@ DOORS = {
     "workers/broker_loop.py:_carry": "a message that nobody foresaw is rejected, and its neighbours go on",
     "workers/celery_app.py:create_task_handler": "a message must not be able to end the worker",
     "workers/celery_app.py:on_task_received": "a message must not be able to end the worker",
+    "workers/celery_app.py:_carry": "the step is rung for again, and the thread takes others",
     "workers/cli/__init__.py:run": "the command line's door: what nobody foresaw becomes a sentence and an exit code",
     "workers/executor.py:_think": "whatever a mind raises is an outcome",
     "workers/executor.py:_report": "an outcome that cannot be written is a fault of its step",
