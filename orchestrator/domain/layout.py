@@ -22,7 +22,12 @@ NOT_FOUND: Final = "Not found in the sources."
 GREETING: Final = "Hello. Ask a question, and the answer will be looked for in the documents."
 DECLINED: Final = "This was declined, and not researched."
 
-_VERSIONS: Final = (1, 2)
+SUPPORT: Final = (
+    "Support (how much a section rests on): 0.50 for one source, and each further one halves what is missing to 1; "
+    "half of that where it is contradicted, and half where all of it is superseded. It is no probability"
+)
+
+_VERSIONS: Final = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +129,23 @@ def _superseded(report: Mapping[str, Any]) -> Mapping[int, str]:
 def _blocks(
     report: Mapping[str, Any], cited: Mapping[int, Mapping[str, Any]], superseded: Mapping[int, str]
 ) -> Iterator[Block]:
-    sections = report["sections"]
+    sections, version = report["sections"], report.get("v", 1)
     answering = [s for s in sections if s.get("side", "for") == "for"]
     opposing = [s for s in sections if s.get("side", "for") != "for"]
     for section in answering:
-        yield _section(section, cited, superseded, level=2)
+        yield _section(section, cited, superseded, version=version, level=2)
     if opposing:
         yield Block(
             "Counter-evidence", remark="What was looked for because it would speak against the answer."
         )
         for section in opposing:
-            yield _section(section, cited, superseded, level=3)
+            yield _section(section, cited, superseded, version=version, level=3)
     if report.get("contradictions"):
         yield Block("Contradictions", remark="The sources do not agree; each side is quoted.")
         for contradiction in report["contradictions"]:
             yield _contradiction(contradiction, cited, superseded)
     gaps = [_gap(gap) for gap in report["gaps"]]
-    if gaps and (sections or report.get("v", 1) > 1):
+    if gaps and (sections or version > 1):
         yield Block("Not found in the sources", tuple(gaps))
 
 
@@ -149,12 +154,14 @@ def _section(
     cited: Mapping[int, Mapping[str, Any]],
     superseded: Mapping[int, str],
     *,
+    version: int,
     level: int,
 ) -> Block:
     lines = tuple(_line(sentence, cited, superseded) for sentence in section["sentences"])
     remark = ""
-    if "confidence" in section:
-        remark = f"Confidence {section['confidence']:.2f}: {many(section['sources'], 'source')}"
+    if version > 1:
+        support = section["confidence" if version == 2 else "support"]
+        remark = f"Support {support:.2f}: {many(section['sources'], 'source')}"
         remark += "".join(f", {said}" for said in section["doubts"]) + "."
     return Block(shown(section["title"]), lines, shown(remark), level)
 
@@ -247,6 +254,7 @@ def _about(report: Mapping[str, Any]) -> Iterator[str]:
         many(len(report["superseded"]), "superseded source"),
     ]
     yield f"{share}, from {', '.join(parts)}"
+    yield SUPPORT
 
 
 def many(number: int, noun: str) -> str:

@@ -2,10 +2,10 @@
 
 A report is plain JSON, so that it can be stored, compared and checked anywhere:
 
-    {"v": 2, "goal": …, "verdict": answered | not_found | needs_review | casual | declined, "method": …,
+    {"v": 3, "goal": …, "verdict": answered | not_found | needs_review | casual | declined, "method": …,
      "partial": false,
      "sections": [{"title": …, "side": for | against, "sentences": [{"text": …, "citations": [1]}],
-                   "sources": 2, "doubts": [contradicted, superseded], "confidence": 0.75}],
+                   "sources": 2, "doubts": [contradicted, superseded], "support": 0.75}],
      "contradictions": [{"question": …, "sides": [{"text": …, "citations": [1], "value": "26"}],
                          "preferred": 1 or null, "why": …}],
      "citations": [{"number": 1, "fact": "F3.1", "quote": …, "evidence": SHA-256, "start": …, "end": …, …,
@@ -19,7 +19,9 @@ is verified when its evidence has the digest that it is filed under and contains
 paraphrase is not called verified: nothing here could prove it. It is not printed either: in its place stand the quotes
 that it cites, where they are about the same, and else nothing.
 
-Reports of version 1, without sides, contradictions and what confidence is made of, are read and checked as they were.
+`confidence` is of the whole: the share of what was asked that something printed answers. `support` is of a section: how
+much it rests on. Version 2 called both confidence; version 1 had no sides, contradictions, nor what confidence is made
+of. Reports of both are read and checked as they were.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ def build(
     disputed = _disputed(disputes)
     evidence = {number: fact.evidence for number, fact in desk.cited.items()}
     for section in printed:
-        section.update(_weighed(section["sentences"], evidence, disputed, stale))
+        section.update(_weighed(section["sentences"], evidence, disputed, stale, version=3))
     answers = {n for section in printed for sentence in section["sentences"] for n in sentence["citations"]}
     answered = {desk.cited[n].question for n in answers}
     questions = list(dict.fromkeys(asked))
@@ -160,14 +162,14 @@ def build(
         verdict = "needs_review" if disputes else "not_found"
     share = (len(questions) - len(gaps)) / len(questions) if questions and printed else 0.0
     return {
-        "v": 2,
+        "v": 3,
         "goal": goal,
         "verdict": verdict,
         "method": method,
         "partial": partial,
         "sections": printed,
         "contradictions": disputes,
-        "citations": [_citation(number, fact, version=2) for number, fact in desk.cited.items()],
+        "citations": [_citation(number, fact, version=3) for number, fact in desk.cited.items()],
         "superseded": superseded,
         "gaps": gaps,
         "notes": [*notes, *desk.notes()],
@@ -335,8 +337,10 @@ def _weighed(
     evidence: Mapping[int, str],
     disputed: Iterable[int],
     superseded: Iterable[int],
+    *,
+    version: int,
 ) -> dict[str, Json]:
-    """What a section rests on, and how far that is to be trusted.
+    """What a section rests on, and how far that supports it.
 
     Each source halves the doubt that is left. It counts for half where it is contradicted by what is as good, and
     where all of it has been superseded.
@@ -347,8 +351,9 @@ def _weighed(
         *(["contradicted"] if numbers & set(disputed) else []),
         *(["superseded"] if numbers <= set(superseded) else []),
     ]
-    trust = (1 - 0.5**sources) * 0.5 ** len(doubts)
-    return {"sources": sources, "doubts": doubts, "confidence": round(trust, 2)}
+    support = (1 - 0.5**sources) * 0.5 ** len(doubts)
+    called = "confidence" if version == 2 else "support"
+    return {"sources": sources, "doubts": doubts, called: round(support, 2)}
 
 
 def _citation(number: int, fact: Fact, *, version: int) -> dict[str, Json]:
@@ -457,7 +462,7 @@ def _check_sentence(
 
 
 def _check_rest(report: Mapping[str, Any], cited: Mapping[int, str], faults: list[Fault]) -> None:
-    """Check what version 2 says besides its sentences: sides, contradictions, and how sure it is of what."""
+    """Check what is said since version 2 besides its sentences: sides, contradictions, and how sure it is of what."""
     if report["verdict"] not in VERDICTS:
         faults.append(Fault("report", f"its verdict {report['verdict']!r} is none of {', '.join(VERDICTS)}"))
     if report["verdict"] in SILENT and (report["sections"] or report["contradictions"]):
@@ -475,9 +480,10 @@ def _check_rest(report: Mapping[str, Any], cited: Mapping[int, str], faults: lis
         known = [s for s in section["sentences"] if all(n in evidence for n in s["citations"])]
         if section["side"] not in {"for", "against"}:
             faults.append(Fault(f"section {number}", f"its side is {section['side']!r}"))
-        if not _weighed(known, evidence, disputed, superseded).items() <= section.items():
+        weighed = _weighed(known, evidence, disputed, superseded, version=report["v"])
+        if not weighed.items() <= section.items():
             faults.append(
-                Fault(f"section {number}", "its confidence is not what its sources, and doubts, make it")
+                Fault(f"section {number}", "its support is not what its sources, and doubts, make it")
             )
     _check_basis(report, evidence, faults)
 

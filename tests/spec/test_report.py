@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from orchestrator.domain import layout
 from orchestrator.domain.claims import visible
 from orchestrator.domain.layout import NOT_FOUND, SHORT
 from orchestrator.domain.plan import Evidence, Fact, digest
@@ -82,6 +83,17 @@ def faults(report, **rest):
 
 
 class TestAReport:
+    def test_has_one_word_for_how_much_was_answered_and_another_for_what_a_section_rests_on(self):
+        report = made()
+        text = markdown(report)
+
+        assert text.count("Confidence ") == 1
+        assert "\n- Confidence (share of what was asked that the sources answer): 0.67, from " in text
+        assert "\nSupport 0.75: 2 sources." in text
+        assert "\nSupport 0.50: 1 source." in text
+        assert text.endswith(f"\n- {layout.SUPPORT}\n")
+        assert all("confidence" not in section for section in report["sections"])
+
     def test_proves_every_sentence(self):
         report = made()
 
@@ -109,7 +121,7 @@ class TestAReport:
         assert f"3. `locks.md` — Locks › Held, {place}" in text
         assert "## Not found in the sources\n\n- How much is a lock? (nobody says)\n" in text
         of = "2 of 3 questions, 2 sources, 0 contradictions, 0 superseded sources"
-        assert text.endswith(f"sources answer): 0.67, from {of}\n")
+        assert text.endswith(f"sources answer): 0.67, from {of}\n- {layout.SUPPORT}\n")
 
     def test_without_a_sentence_says_that_nothing_was_found(self):
         report = made([])
@@ -311,7 +323,8 @@ TAMPERED = [
     (("sections", 0, "sentences", 1, "citations"), None, "sentence 2"),
     (("notes",), 3, "report"),
     (("gaps",), [None], "report"),
-    (("v",), 3, "report"),
+    (("v",), 4, "report"),
+    (("v",), 2, "report"),
     (("v",), True, "report"),
     (("verdict",), "certain", "report"),
     (("verdict",), "not_found", "report"),
@@ -321,7 +334,7 @@ TAMPERED = [
     (("sections", 0, "side"), "neither", "section 1"),
     (("sections", 0, "sources"), 7, "section 1"),
     (("sections", 0, "doubts"), ["superseded"], "section 1"),
-    (("sections", 0, "confidence"), 0.99, "section 1"),
+    (("sections", 0, "support"), 0.99, "section 1"),
     (("gaps", 0, "question"), "What is a lock?", "gap 1"),
     (("gaps", 0, "reason"), "", "gap 1"),
     (("gaps",), [], "confidence"),
@@ -384,15 +397,15 @@ class TestAContradiction:
         }
         assert [c["fact"] for c in disputed()["citations"]] == ["F3.1", "F3.4", "F3.2", "F3.3", "F3.5"]
 
-    def test_halves_the_confidence_of_a_section_unless_that_is_preferred(self):
+    def test_halves_the_support_of_a_section_unless_that_is_preferred(self):
         undecided = disputed(contradictions=[{**DISPUTE, "preferred": None}])
         lost = disputed(contradictions=[{**DISPUTE, "preferred": TWO.name}])
 
-        assert [s["confidence"] for s in made()["sections"]] == [0.75, 0.5]
+        assert [s["support"] for s in made()["sections"]] == [0.75, 0.5]
         for report in (undecided, lost):
             assert [s["doubts"] for s in report["sections"]] == [["contradicted"], []]
-            assert [s["confidence"] for s in report["sections"]] == [0.38, 0.5]
-            assert "Confidence 0.38: 2 sources, contradicted." in markdown(report)
+            assert [s["support"] for s in report["sections"]] == [0.38, 0.5]
+            assert "Support 0.38: 2 sources, contradicted." in markdown(report)
             assert faults_of_all(report) == []
         assert [s["doubts"] for s in disputed()["sections"]] == [[], []]
 
@@ -563,6 +576,28 @@ def test_a_word_that_mixes_alphabets_is_named_with_its_source():
 
     assert "; mixes alphabets in one word: l\u043eck\n" in markdown(report)
     assert "mixes alphabets" not in markdown(made())
+
+
+class TestAReportOfTheSecondVersion:
+    def second(self):
+        report = made()
+        sections = [
+            {("confidence" if key == "support" else key): value for key, value in section.items()}
+            for section in report["sections"]
+        ]
+        return {**report, "v": 2, "sections": sections}
+
+    def test_is_read_and_proven_as_it_was_and_printed_in_the_words_of_today(self):
+        assert faults(self.second()) == []
+        assert markdown(self.second()) == markdown(made())
+
+    def test_prints_no_support_that_was_not_proven(self):
+        tampered = put(self.second(), ("sections", 0, "support"), 0.99)
+
+        assert "0.99" not in markdown(tampered)
+        assert {f.where for f in faults(put(self.second(), ("sections", 0, "confidence"), 0.99))} == {
+            "section 1"
+        }
 
 
 class TestAReportOfTheFirstVersion:
