@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.domain.consensus import Ballot
 from orchestrator.domain.conversation import Conversation, Turn
@@ -262,6 +262,22 @@ def dead_letter(found: DeadLetter) -> dict[str, Any]:
         "attempts": found.attempts,
         "at": _time(found.at),
     }
+
+
+MOST_EVENTS: Final = 100_000
+"""Events of a plan that are looked through for a dead letter's history; no budget lets a plan have so many."""
+
+_OF_DEAD_LETTERS: Final = frozenset({"step.faulted", "step.rescued", "step.dead", "plan.replayed"})
+
+
+def history(found: DeadLetter, events: Iterable[Event]) -> list[Event]:
+    """Those of a plan's events that tell how its step came to be given up on, and what was done about it."""
+    return [e for e in events if e.kind in _OF_DEAD_LETTERS and e.body.get("step") in {found.step, None}]
+
+
+def whole_dead_letter(found: DeadLetter, events: Iterable[Event]) -> dict[str, Any]:
+    """What was given up on, with the history of its plan's faults."""
+    return {**dead_letter(found), "history": [event(each) for each in history(found, events)]}
 
 
 def event(found: Event) -> dict[str, Any]:

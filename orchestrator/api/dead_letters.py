@@ -11,11 +11,13 @@ from pydantic import AfterValidator
 from orchestrator import shapes
 from orchestrator.api import forms, pages
 from orchestrator.api.identity import Principal, acts, reads
-from orchestrator.api.office import Here, Office
+from orchestrator.api.office import Here
 from orchestrator.api.problems import documented
 from orchestrator.api.submission import storable
 from orchestrator.domain import age
 from orchestrator.domain.errors import NotFound
+from orchestrator.domain.plan import DeadLetter, Plan
+from orchestrator.ports import Tx
 
 router: Final = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
@@ -62,12 +64,21 @@ def listed(
     }
 
 
+@router.get("/{letter_id}", response_model=forms.WholeDeadLetter, responses=documented(404))
+def show(office: Here, who: Annotated[Principal, Depends(reads("dead_letter.read"))], letter_id: UUID) -> Any:
+    """Show a dead letter in full, with the history of its plan's faults."""
+    with office.store(who.tenant).transaction() as tx:
+        letter, plan = _own(tx, who, letter_id)
+        return shapes.whole_dead_letter(letter, tx.events(plan.plan_id, limit=shapes.MOST_EVENTS))
+
+
 @router.post("/{letter_id}/retry", response_model=forms.Plan, responses=documented(404, 409))
 def retry(
     office: Here, who: Annotated[Principal, Depends(acts("dead_letter.retry"))], letter_id: UUID
 ) -> Any:
     """Take a dead letter's plan up again where it stopped; its history stays."""
-    _own(office, who, letter_id)
+    with office.store(who.tenant).transaction() as tx:
+        _own(tx, who, letter_id)
     return shapes.plan(office.conductor(who.tenant).retry_dead(str(letter_id), by=who.name))
 
 
@@ -76,7 +87,8 @@ def discard(
     office: Here, who: Annotated[Principal, Depends(acts("dead_letter.discard"))], letter_id: UUID
 ) -> Any:
     """Say that a dead letter needs no more attention; its plan stays as it is."""
-    _own(office, who, letter_id)
+    with office.store(who.tenant).transaction() as tx:
+        _own(tx, who, letter_id)
     office.conductor(who.tenant).discard_dead(str(letter_id), by=who.name)
     with office.store(who.tenant).transaction() as tx:
         letter = tx.dead_letter(str(letter_id))
@@ -85,10 +97,10 @@ def discard(
     return shapes.dead_letter(letter)
 
 
-def _own(office: Office, who: Principal, letter_id: UUID) -> None:
-    """Raise `NotFound` unless the letter is of one of the caller's tenant's plans."""
-    with office.store(who.tenant).transaction() as tx:
-        letter = tx.dead_letter(str(letter_id))
-        plan = None if letter is None or letter.plan_id is None else tx.plan(letter.plan_id)
-    if plan is None or plan.tenant != who.tenant:
+def _own(tx: Tx, who: Principal, letter_id: UUID) -> tuple[DeadLetter, Plan]:
+    """Return a letter and its plan; raises `NotFound` unless that is one of the caller's tenant's."""
+    letter = tx.dead_letter(str(letter_id))
+    plan = None if letter is None or letter.plan_id is None else tx.plan(letter.plan_id)
+    if letter is None or plan is None or plan.tenant != who.tenant:
         raise NotFound("dead letter", letter_id)
+    return letter, plan

@@ -653,6 +653,12 @@ class DeadLetter(BaseModel):
     at: str
 
 
+class WholeDeadLetter(DeadLetter):
+    """What was given up on, with the events of its plan that tell how, and what was done about it."""
+
+    history: list[Event]
+
+
 class DeadLetters(BaseModel):
     """Dead letters, the newest first; `next` is the cursor of the page that follows, where there is one."""
 

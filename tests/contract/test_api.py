@@ -993,6 +993,24 @@ class TestDeadLetters:
     def test_are_not_listed_by_what_does_not_fit(self, site, query):
         assert site.get(f"/dead-letters?{query}").status_code == 422
 
+    def test_are_shown_in_full_with_the_history_of_their_step_and_of_no_other(self, site):
+        plan_id = site.made()
+        letter_id = site.bury(plan_id)
+        (listed,) = site.get("/dead-letters", params={"plan": plan_id}).json()["dead_letters"]
+
+        answer = site.get(f"/dead-letters/{letter_id}")
+
+        found = answer.json()
+        history = found.pop("history")
+        assert (answer.status_code, found) == (200, listed)
+        assert [e["kind"] for e in history][-1] == "step.dead"
+        assert {e["plan_id"] for e in history} == {plan_id}
+        assert {e["body"].get("step") for e in history} <= {listed["step"], None}
+
+    def test_that_are_not_there_are_not_shown(self, site):
+        assert refusal(site.get(f"/dead-letters/{NOBODY}")) == (404, "not_found")
+        assert site.get("/dead-letters/x").status_code == 422
+
     def test_are_retried_once(self, site):
         plan_id = site.made()
         letter_id = site.bury(plan_id)

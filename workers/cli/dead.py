@@ -13,7 +13,7 @@ import typer
 from orchestrator import shapes
 from orchestrator.domain import age
 from orchestrator.domain.errors import Conflict, Invalid
-from orchestrator.domain.plan import DeadLetter, Plan
+from orchestrator.domain.plan import DeadLetter, Event, Plan
 from workers.cli import doors, ends, flags, plans, view
 from workers.cli.exits import FAILED, FINE, Ended
 
@@ -102,15 +102,14 @@ def show(letter: _Letter, *, as_json: flags.AsJson = False, data: flags.Data = N
     """Show a dead letter in full, with the history of its plan's faults."""
     with doors.opened(doors.settings(data)) as core:
         found = doors.find_letter(core, letter)
-        faults = []
+        events: Sequence[Event] = ()
         if found.plan_id is not None:
             with core.store.transaction() as tx:
-                events = tx.events(found.plan_id, limit=100_000)
-            kinds = {"step.faulted", "step.rescued", "step.dead", "plan.replayed"}
-            faults = [e for e in events if e.kind in kinds and e.body.get("step") in {found.step, None}]
+                events = tx.events(found.plan_id, limit=shapes.MOST_EVENTS)
     if as_json:
-        view.put_json({**shapes.dead_letter(found), "history": [shapes.event(e) for e in faults]})
+        view.put_json(shapes.whole_dead_letter(found, events))
         return
+    faults = shapes.history(found, events)
     view.put_pairs(
         [
             ("letter", found.letter_id),
