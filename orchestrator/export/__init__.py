@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from orchestrator.domain.errors import Invalid
 from orchestrator.domain.plan import canonical
 
 
@@ -37,6 +38,9 @@ _MEDIA: Final[Mapping[Form, str]] = {
     Form.PDF: "application/pdf",
 }
 _SUFFIXES: Final[Mapping[str, Form]] = {
+    "": Form.MARKDOWN,
+    ".md": Form.MARKDOWN,
+    ".markdown": Form.MARKDOWN,
     ".json": Form.JSON,
     ".html": Form.HTML,
     ".htm": Form.HTML,
@@ -45,8 +49,14 @@ _SUFFIXES: Final[Mapping[str, Form]] = {
 
 
 def of_file(path: Path) -> Form:
-    """Return the form that a file's name asks for: Markdown, unless it ends otherwise."""
-    return _SUFFIXES.get(path.suffix.lower(), Form.MARKDOWN)
+    """Return the form that a file's name asks for by its end: Markdown without one. Raises `Invalid` for any other."""
+    form = _SUFFIXES.get(path.suffix.lower())
+    if form is None:
+        raise Invalid(
+            f"{path.name}: no form of a report ends in {path.suffix}. Known are {', '.join(filter(None, _SUFFIXES))}; "
+            "a name without an end is Markdown."
+        )
+    return form
 
 
 def require(form: Form) -> None:

@@ -166,6 +166,7 @@ def test_a_goal_that_cannot_be_meant_is_refused_before_anything_is_made(run, tmp
         (["--docs", "a\0b"], "null byte"),
         (["--out", "no/such/folder/report.md"], "there is no folder"),
         (["--out", "."], "is a folder"),
+        (["--out", "report.xyz"], "no form of a report ends in .xyz. Known are .md, "),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_before_anything_is_made(run, tmp_path, options, told):

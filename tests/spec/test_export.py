@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from orchestrator import export
 from orchestrator.domain.claims import visible
-from orchestrator.domain.errors import Misconfigured
+from orchestrator.domain.errors import Invalid, Misconfigured
 from orchestrator.domain.plan import Evidence, digest
 from orchestrator.domain.report import check, plain
 from orchestrator.export import Form
@@ -115,16 +115,22 @@ class TestEveryForm:
         ("name", "form"),
         [
             ("r.md", Form.MARKDOWN),
+            ("r.Markdown", Form.MARKDOWN),
             ("r.json", Form.JSON),
             ("r.HTML", Form.HTML),
             ("r.htm", Form.HTML),
             ("r.pdf", Form.PDF),
             ("pdf", Form.MARKDOWN),
-            ("r.txt", Form.MARKDOWN),
+            (".report", Form.MARKDOWN),
         ],
     )
     def test_is_asked_for_by_the_end_of_a_name(self, name, form):
         assert export.of_file(Path(name)) is form
+
+    @pytest.mark.parametrize("name", ["r.txt", "r.xyz", "r.md.bak", "r.2026"])
+    def test_is_asked_for_by_no_other_end(self, name):
+        with pytest.raises(Invalid, match=r"Known are \.md, \.markdown, \.json, \.html, \.htm, \.pdf"):
+            export.of_file(Path(name))
 
 
 class TestThePage:

@@ -50,7 +50,7 @@ def show(
         Format | None,
         typer.Option(
             "--format",
-            help="How to print it; by default as the name of --out ends, else Markdown.",
+            help="How to print it; by default as the name of --out ends, and Markdown without an end.",
             show_default=False,
         ),
     ] = None,

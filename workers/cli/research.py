@@ -56,7 +56,7 @@ def research(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Write the report to a file instead: Markdown, or what its name ends in: .json, .html, .pdf.",
+            help="Write the report to a file instead, as its name ends: .md, .json, .html, .pdf; without an end: Markdown.",
             show_default=False,
         ),
     ] = None,
