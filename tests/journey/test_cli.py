@@ -740,6 +740,46 @@ class TestAConversation:
         code, said = as_json("chat", "Hello!", "--new")
         assert (code, said["turn"]["turn"], said["turn"]["route"]) == (0, 2, "casual")
 
+    def test_is_listed_shown_and_removed_and_its_plans_stay(self, talk, verb, as_json):
+        said = as_json("chat", "Hello!", "--new")[1]["turn"]
+        newest, *older = as_json("conversations", "list")[1]["conversations"]
+        plans = as_json("plans", "list", "--limit", "1000")[1]["plans"]
+        name = newest["conversation_id"][:13]
+
+        shown = verb("conversations", "show", older[-1]["conversation_id"])
+        code, told = as_json("conversations", "show", name)
+        removed = as_json("conversations", "remove", name)
+
+        assert newest["conversation_id"] == said["conversation_id"]
+        assert (
+            f"› {GOAL}\nA lighthouse is a tower that shows a light to guide ships at night. [1]\n" in shown[1]
+        )
+        assert (code, told["history"][0]["content"]) == (0, "Hello!")
+        assert removed == (0, {"removed": [newest]})
+        assert as_json("conversations", "list")[1]["conversations"] == older
+        assert as_json("plans", "list", "--limit", "1000")[1]["plans"] == plans
+        code, _, err = verb("conversations", "remove", name)
+        assert code == 3
+        assert "`orchestrator conversations list` lists those there are." in err
+
+    def test_of_another_person_or_tenant_is_neither_found_nor_removed_with_all(self, talk, verb, as_json):
+        with wiring.core(settings.load()) as core:
+            store = core.store
+            for number, (tenant, owner) in enumerate([("default", "ada"), ("acme", "local")]):
+                with store.transaction() as tx:
+                    tx.add_conversation(f"{number}" * 8 + "-0000-4000-8000-000000000000", tenant, owner)
+
+            listed = as_json("conversations", "list")[1]["conversations"]
+            found = [verb("conversations", "remove", f"{number}" * 8)[0] for number in (0, 1)]
+            code, removed = as_json("conversations", "remove", "--all")
+
+            with store.transaction() as tx:
+                left = [len(tx.conversations(*whose)) for whose in (("default", "ada"), ("acme", "local"))]
+        assert found == [3, 3]
+        assert (code, removed) == (0, {"removed": listed})
+        assert as_json("conversations", "list") == (0, {"conversations": []})
+        assert left == [1, 1]
+
 
 class TestWhatWasGivenUpOn:
     def test_is_listed_explained_and_taken_up_where_it_stopped(

@@ -39,6 +39,7 @@ def test_help_lists_every_verb_and_every_exit_code(run, monkeypatch):
     [
         "research", "chat", "doctor", "eval", "new-agent", "language-reference",
         "plans list", "plans show", "plans watch", "plans cancel", "plans retry", "plans fork", "plans checkpoints",
+        "conversations list", "conversations show", "conversations remove",
         "dead list", "dead show", "dead retry", "dead discard",
         "policy test", "policy explain", "policy lint", "policy bundle",
         "approvals list", "approvals show", "approvals approve", "approvals reject",
@@ -99,6 +100,8 @@ def test_a_conversation_as_json_is_one_message(run):
         (["chat", "x", "--depth", "nine"], "valid integer"),
         (["chat", "x", "--depth", "9"], "1 to 5"),
         (["chat", " "], "empty"),
+        (["conversations", "remove"], "or --all"),
+        (["conversations", "remove", "abcd", "--all"], "or --all"),
         (["chat", "x", "--docs", "no/such/folder"], "There is no folder"),
         (["plans", "list", "--state", "odd"], "odd"),
         (["plans", "list", "--limit", "0"], "greater than or equal to 1"),

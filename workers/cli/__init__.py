@@ -22,6 +22,7 @@ from workers.cli import (
     bench,
     chat,
     config,
+    conversations,
     dead,
     doctor,
     eval,  # noqa: A004 - the verb's name
@@ -82,6 +83,7 @@ def _root(
 
 app.command("research")(research.research)
 app.command("chat")(chat.chat)
+app.add_typer(conversations.app, name="conversations")
 app.add_typer(plans.app, name="plans")
 app.add_typer(reports.app, name="report")
 app.add_typer(dead.app, name="dead")
@@ -174,6 +176,7 @@ def _hinted(error: OrchestratorError) -> str:
     lists = {
         "plan": "plans list",
         "dead letter": "dead list --all",
+        "conversation": "conversations list",
         "approval": "approvals list --all",
         "secret": "secrets list",
         "API key": "keys list",

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from orchestrator.wiring import Core
 
 _TENANT: Final = "default"
-_ROLES: Final = frozenset({"operator"})
-_PROMPT: Final = "› "
+WHO: Final = Principal(doors.PERSON, _TENANT, frozenset({"operator"}), kind="development")
+"""Whose conversations these are: those of whoever runs this program."""
+
+PROMPT: Final = "› "
 _QUOTED: Final = 100
 
 
@@ -109,7 +111,7 @@ class _Talk:
         self._verbose = verbose
         self._works = False
         self._conversation: str | None = None
-        self._who = Principal(doors.PERSON, _TENANT, _ROLES, kind="development")
+        self._who = WHO
         self._dialogue = _dialogue(core, stack)
 
     def go_on(self) -> None:
@@ -192,7 +194,7 @@ def _read() -> str | None:
     """The next line that is said; none at the end, and none that a pipe says is shown as a prompt."""
     if view.is_terminal(sys.stdin):
         try:
-            return input(_PROMPT)
+            return input(PROMPT)
         except EOFError:
             view.tell("")
             return None

@@ -11,7 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from orchestrator.domain.conversation import Conversation
 from orchestrator.domain.errors import Invalid, Misconfigured, NotFound
+from orchestrator.domain.identity import Principal
 from orchestrator.domain.plan import Approval, DeadLetter, Notification, Plan
 from workers.cli import view
 
@@ -143,6 +145,18 @@ def find_notification(core: Core, given: str) -> Notification:
     _check(given)
     with core.store.transaction() as tx:
         return _one("notification", given, tx.notifications(), lambda n: n.notification_id)
+
+
+def find_conversation(core: Core, who: Principal, given: str) -> Conversation:
+    """Return this person's conversation of that id or beginning of an id."""
+    _check(given)
+    return _one("conversation", given, every_conversation(core, who), lambda c: c.conversation_id)
+
+
+def every_conversation(core: Core, who: Principal) -> Sequence[Conversation]:
+    """Return all conversations of this person, those begun last first; nobody else's are found."""
+    with core.store.of(who.tenant).transaction() as tx:
+        return tx.conversations(who.tenant, who.name, limit=_EVERY)
 
 
 def every_plan(core: Core) -> Sequence[Plan]:
