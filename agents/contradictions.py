@@ -39,7 +39,11 @@ _ROUGHLY: Final = re.compile(
     r"fewer than|some|estimated)\b|[~\u2248<>\u2264\u2265]",
     re.IGNORECASE,
 )
-_FIELD: Final = re.compile(r"^[\s*|#-]*(?P<label>[^:=|]{2,60}?)[\s*]*[:=|][\s*]*(?P<value>\S.*)$", re.DOTALL)
+_MARKS: Final = re.compile(r"[\s*|#-]*+")
+_EMPHASIS: Final = re.compile(r"[\s*]*+")
+_SEPARATOR: Final = re.compile(r"[:=|]")
+_LABEL: Final = range(2, 61)
+"""Characters that a field's label may have."""
 _ADDED: Final = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _YEAR: Final = re.compile(r"\b(?:1[5-9]|20)\d\d\b")
 _IS: Final = re.compile(r"\b(?:is|was|are|were|named|called|by)\s+(?:the\s+)?$", re.IGNORECASE)
@@ -134,9 +138,36 @@ def _bare(quote: str) -> Statement:
 
 @lru_cache(maxsize=4096)
 def _field(text: str) -> tuple[str, str] | None:
-    """A field's folded label and its value."""
-    found = _FIELD.match(text)
-    return (terms.fold(found["label"]), found["value"]) if found else None
+    """A field's folded label and its value: what stands before and behind the first colon, equals sign or bar.
+
+    Marks before the label are left out, and emphasis around both; where nothing else would be left, they are part of it.
+    """
+    start = _MARKS.match(text).end()  # type: ignore[union-attr] # it matches nothing, too
+    first = _SEPARATOR.search(text, start)
+    ends = [first.start()] if first else []
+    # further back a bar among the marks separates, and the marks before it are the label
+    ends += [at for at in range(start - 1, -1, -1) if text[at] == "|"]
+    for at, end in enumerate(ends, start=1):
+        behind = ends[at] + 1 if at < len(ends) else 0
+        found = _split(text, behind, min(start, end), end)
+        if found is not None:
+            return found
+    return None
+
+
+def _split(text: str, earliest: int, latest: int, end: int) -> tuple[str, str] | None:
+    """The label that begins as late as it may before a separator, and the value behind that."""
+    start = min(latest, end - _LABEL.start)
+    stop = end
+    while stop > start and (text[stop - 1] == "*" or text[stop - 1].isspace()):
+        stop -= 1
+    length = max(_LABEL.start, stop - start)
+    if start < earliest or length not in _LABEL:
+        return None
+    value = _EMPHASIS.match(text, end + 1).end()  # type: ignore[union-attr] # it matches nothing, too
+    if value == len(text):
+        value = text.rfind("*", end + 1)
+    return (terms.fold(text[start : start + length]), text[value:]) if value > end else None
 
 
 # --- in what they differ --------------------------------------------------------------------------------------

@@ -166,7 +166,6 @@ _PAIR: Final = re.compile(
     """
 )
 _SHAPES: Final = (
-    re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"),  # a JWT
     re.compile(r"\borc_[A-Za-z0-9_-]{8,}"),  # a key of this API
     re.compile(
         r"\b(?:sk|rk|pk)-[A-Za-z0-9_-]{16,}|\bgh[pousr]_\w{20,}|\bhv[sbr]\.[\w-]{16,}|\bAKIA[A-Z0-9]{16}\b"
@@ -174,8 +173,16 @@ _SHAPES: Final = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
 )
 _SCHEME: Final = re.compile(r"(?i)\b(?P<name>(?:bearer|basic)\s+)(?P<value>[\w+/.~=-]{8,})")
+# of each run of signs only the first place that may begin a match is tried, from the run's own beginning: where that one
+# fails, so would all behind it, and a text that is one long run would be read once for each of its signs
 _ADDRESS: Final = re.compile(
-    r"(?P<name>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?P<value>[^\s/@]+)(?=@)", re.IGNORECASE
+    r"""(?ix)
+    (?P<name> (?<! [a-z0-9+.-] ) (?: (?!\b[a-z]) [a-z0-9+.-] )*+ \b[a-z] [a-z0-9+.-]*+ :// [^\s:/@]*+ : )
+    (?P<value> [^\s/@]++ ) (?=@)
+    """
+)
+_JWT: Final = re.compile(
+    r"(?P<name>(?<![\w-])(?:(?!\beyJ)[\w-])*+)(?P<value>\beyJ[\w-]{5,}+\.[\w-]{5,}+\.[\w-]*+)"
 )
 
 
@@ -200,6 +207,7 @@ def redacted(text: str) -> str:
         text = text.replace(value, GONE)
     for pattern in (_HEADER, _PAIR, _SCHEME, _ADDRESS):
         text = pattern.sub(rf"\g<name>{GONE}", text)
+    text = _JWT.sub(rf"\g<name>{GONE}", text)
     for shape in _SHAPES:
         text = shape.sub(GONE, text)
     return text
