@@ -4,7 +4,8 @@
     contradicted  the same statement with another value, from another document
     sufficient    each question is covered by its facts, from as many different documents as the depth wants; that the
                   facts agree counts for nothing, for copies of one page always do
-    narrow        a question that is open or thin is asked with other words, never with the same again
+    narrow        a question that is open or thin is asked with other words, never with the same again, and a task's
+                  tool with its inputs
     yielded       why it stops: sufficient, budget, no_progress (a round that found nothing new), rounds
 
 What was tried is remembered in the plan's steps. Nothing depends on the machine or on chance.
@@ -21,10 +22,13 @@ from agents import contradictions, drift, likeness, terms, vintage
 from agents.toolbox import AGAINST, Assignment, Toolbox
 from orchestrator.domain import ooda
 from orchestrator.domain.outcome import Completed
-from orchestrator.domain.plan import Agent, Fact, Json
+from orchestrator.domain.plan import Agent, Fact, Json, Step
 
 COVERED: Final = 0.5
 """The share of a question's terms (0.0 to 1.0) that its facts must have for it to be settled."""
+
+_OF_THE_TASK: Final = ("task", "share", "category", "phase")
+_OF_THE_TOOL: Final = ("tool", "fallbacks")
 
 _Aside: TypeAlias = dict[str, str]
 _Brief: TypeAlias = Mapping[str, Json]
@@ -167,7 +171,7 @@ def _narrowed(assignment: Assignment, open_: Sequence[str], thin: Sequence[str])
     looked = [s for s in assignment.steps if s.agent.looks]
     tried = {str(s.brief.get("query") or s.brief.get("question") or "").casefold() for s in looked}
     computed = {str(s.brief.get("question")) for s in looked if s.agent is Agent.CODER}
-    tasks = {str(s.brief.get("question")): s.brief for s in looked if s.brief.get("task")}
+    tasks = {str(s.brief.get("question")): s for s in looked if s.brief.get("task")}
     narrowed: list[_Brief] = []
     for question in (*open_, *thin):
         if question not in assignment.asked:
@@ -178,12 +182,30 @@ def _narrowed(assignment: Assignment, open_: Sequence[str], thin: Sequence[str])
         tried.add(query.casefold())
         brief: dict[str, Json] = {"question": question, "query": query}
         if question in tasks:
-            # whoever looks for a task once more spends what is left of its share
-            brief |= {key: tasks[question][key] for key in ("task", "share") if key in tasks[question]}
+            brief |= _once_more(tasks[question], query)
         if question in thin:
             brief["elsewhere"] = True  # what is known already is not looked up again
         narrowed.append(brief)
     return [*narrowed, *_waiting(assignment, {str(b.get("task")) for b in narrowed})]
+
+
+def _once_more(looked: Step, query: str) -> _Brief:
+    """What stays of a task that is looked for once more: its share, of which it spends what is left, and its tool.
+
+    Its inputs are kept, the question among them in the new words. A tool that has answered, and whose inputs have no
+    question, would answer the same: then the documents are searched.
+    """
+    before = looked.brief
+    kept = {key: before[key] for key in _OF_THE_TASK if key in before}
+    if "tool" not in before:
+        return kept
+    given = before.get("inputs")
+    inputs = given if isinstance(given, Mapping) else {}
+    asked = {str(before.get("query") or before["question"]), str(before["question"])}
+    again = {key: query if value in asked else value for key, value in inputs.items()}
+    if again == inputs and looked.verdict != "failed":
+        return kept
+    return kept | {key: before[key] for key in _OF_THE_TOOL if key in before} | {"inputs": again}
 
 
 def _waiting(assignment: Assignment, again: AbstractSet[str]) -> Sequence[_Brief]:

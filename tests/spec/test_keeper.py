@@ -265,6 +265,26 @@ class TestTheNextLook:
         assert (brief["question"], brief["task"], brief["share"]) == (open_, "t2", 0.2)
         assert brief["query"].casefold() not in {GOAL.casefold(), open_.casefold()}
 
+    def test_keeps_the_tool_of_a_task_and_its_inputs_with_the_question_in_the_new_words(self):
+        open_ = "Who founded the Veltrix subsidiary in Oslo?"
+        task = {"task": "t2", "tool": "web_search", "fallbacks": ["documents_search"], "category": "read"}
+        given = {"query": open_, "language": "no"}
+        thought = think([fact(COPY)], [looked(), looked(4, open_, verdict="nothing", inputs=given, **task)])
+        (brief,) = thought.follow_ups
+
+        assert task.items() <= brief.items()
+        assert brief["inputs"] == {"query": brief["query"], "language": "no"}
+        assert brief["query"] != open_
+
+    @pytest.mark.parametrize(("verdict", "kept"), [("failed", True), ("nothing", False), ("found", False)])
+    def test_asks_a_tool_the_same_once_more_only_if_it_did_not_answer(self, verdict, kept):
+        open_ = "Who founded the Veltrix subsidiary in Oslo?"
+        task = {"task": "t2", "tool": "web_fetch", "inputs": {"url": "https://example.org/"}}
+        thought = think([fact(COPY)], [looked(), looked(4, open_, verdict=verdict, **task)])
+        (brief,) = thought.follow_ups
+
+        assert (brief["task"], task.items() <= brief.items(), "tool" in brief) == ("t2", kept, kept)
+
     def test_is_elsewhere_for_what_is_known_from_too_few_documents(self):
         (brief,) = think([fact(COPY)], depth=3).follow_ups
         assert (brief["question"], brief["elsewhere"]) == (GOAL, True)
