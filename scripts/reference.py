@@ -516,7 +516,7 @@ def _http_page() -> str:
     named = [(_code(route), _codes(refuses)) for route, refuses in errors_of if refuses]
     return _page(
         "HTTP",
-        "`orchestrator serve api` serves these; `/openapi.json` describes them to programs.",
+        "`orchestrator serve api` serves these; `/openapi.json` describes them to programs, and `/docs` to people.",
         "## Routes",
         _table(("route", "what it does", "parameters and headers", "answers"), rows),
         "## Bodies",

@@ -28,6 +28,7 @@ from orchestrator.api import (
     events,
     health,
     identity,
+    manual,
     notifications,
     plans,
     problems,
@@ -63,6 +64,7 @@ _MODULES: Final = (
     session,
     tools,
     health,
+    manual,
 )
 
 

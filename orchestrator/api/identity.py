@@ -49,8 +49,8 @@ __all__ = [
     "reception",
 ]
 
-OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
-"""What is told to whoever asks: whether this process works, and what there is in numbers."""
+OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+"""What is told to whoever asks: whether this process works, what there is in numbers, and what the API is like."""
 
 DEVELOPER: Final = Principal("api", "default", frozenset({"operator", "tenant_admin"}), kind="development")
 """Who acts where nobody is asked who they are: able to use every route, and to decide only what an operator may."""

@@ -55,7 +55,7 @@ _STATUS: Final[Mapping[type[OrchestratorError], int]] = {
 
 _TOLD: Final[Mapping[int, tuple[str, str]]] = {
     400: ("invalid_body", "The body cannot be read as JSON in UTF-8."),
-    404: ("no_such_route", "There is nothing at this address; /openapi.json lists what there is."),
+    404: ("no_such_route", "There is nothing at this address; /docs and /openapi.json list what there is."),
     405: (
         "method_not_allowed",
         "This address does not take that method; the header Allow lists those it takes.",

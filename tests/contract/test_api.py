@@ -1,11 +1,12 @@
 """The HTTP contract, over the real application on a real Postgres: what each route answers, and how each refuses."""
 
+import hashlib
 import json
 import re
 import sys
 import threading
 import time
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
@@ -1268,7 +1269,7 @@ class TestTheDoor:
     def test_answers_an_unknown_address_as_a_problem(self, site):
         assert refusal(site.get("/nothing")) == (404, "no_such_route")
         assert refusal(site.get("/plans/")) == (404, "no_such_route")
-        assert refusal(site.get("/docs")) == (404, "no_such_route")
+        assert refusal(site.get("/redoc")) == (404, "no_such_route")
 
     def test_refuses_a_parameter_that_an_address_does_not_take(self, site):
         for path in (
@@ -1289,6 +1290,7 @@ class TestTheDoor:
             "/readyz": {},
             "/metrics": {},
             "/openapi.json": {},
+            "/docs": {},
             "/plans": {},
             f"/plans/{plan}/report": {"accept": "text/markdown"},
             f"/plans/{plan}/events": {"accept": "application/json"},
@@ -1564,6 +1566,22 @@ class TestTheDescription:
                 for status, answer in verb["responses"].items():
                     if int(status) >= 400:
                         assert set(answer["content"]) == {"application/problem+json"}, (path, status)
+
+    def test_is_a_page_for_people_too_that_loads_nothing(self, site, document):
+        answer = site.get("/docs")
+
+        style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)[1]
+        known = b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        allowed = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+        targets = set(re.findall(r'(?:href|src|action)="([^"]*)"', answer.text))
+        anchors = {f"#{name}" for name in re.findall(r' id="([^"]*)"', answer.text)}
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert (allowed["default-src"], allowed["style-src"]) == ("'none'", f"'sha256-{known}'")
+        assert targets == {"/openapi.json", *(a for a in targets if a.startswith("#"))}
+        assert targets - {"/openapi.json"} <= anchors
+        assert "<script" not in answer.text
+        assert {f"#{verb}-{path}" for path, verbs in document["paths"].items() for verb in verbs} <= targets
+        assert {f"#schema-{name}" for name in document["components"]["schemas"]} <= anchors
 
     def test_refers_to_nothing_that_it_does_not_hold(self, document):
         named = {part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]}

@@ -288,8 +288,8 @@ class TestARoute:
         assert mentioned <= {value for value in acme.values() if value in known}
         assert everything(site) == before
 
-    def test_that_is_open_is_one_of_four(self, site):
-        assert set(identity.OPEN) == {"/healthz", "/readyz", "/metrics", "/openapi.json"}
+    def test_that_is_open_is_one_of_five(self, site):
+        assert set(identity.OPEN) == {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
         for path in identity.OPEN:
             assert site.get(path).status_code in {200, 503}
 
