@@ -52,6 +52,7 @@ def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
         ],
         contradictions=kept.get("contradictions", []),
         against=_against(assignment),
+        usable=assignment.usable,
         vintage_of=lambda fact: vintage.of_fact(fact, toolbox.evidence),
     )
     return Completed("written", report=report, result={"verdict": report["verdict"]})

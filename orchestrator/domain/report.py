@@ -133,13 +133,15 @@ def build(
     notes: Sequence[str] = (),
     contradictions: Sequence[Mapping[str, Any]] = (),
     against: Iterable[str] = (),
+    usable: Iterable[Fact] = (),
     vintage_of: VintageOf | None = None,
 ) -> dict[str, Json]:
     """Return the report of a draft; only quotes of verified facts are printed, and what else was in it is counted.
 
     `sections` are those of a draft: a title, and sentences with the names of the facts they rest on. `contradictions`
     are the keeper's, `against` the names of facts that were looked for to speak against the answer. Of the questions
-    `asked`, those that nothing printed answers become gaps, with the reason given for them.
+    `asked`, those that nothing printed answers become gaps, with the reason given for them. A sentence answers the
+    question of each of the `usable` facts that it is the wording of: a draft says it once, for whichever came first.
     """
     desk = _Desk(facts, evidence_of)
     printed = list(_sections(sections, desk, frozenset(against)))
@@ -151,7 +153,9 @@ def build(
     for section in printed:
         section.update(_weighed(section["sentences"], evidence, disputed, stale, version=3))
     answers = {n for section in printed for sentence in section["sentences"] for n in sentence["citations"]}
-    answered = {desk.cited[n].question for n in answers}
+    said = {plain(desk.cited[n].quote).casefold() for n in answers}
+    alike = [fact.name for fact in usable if plain(fact.quote).casefold() in said]
+    answered = {fact.question for fact in (*(desk.cited[n] for n in answers), *desk.sound(alike))}
     questions = list(dict.fromkeys(asked))
     gaps = [
         {"question": q, "reason": (reasons or {}).get(q) or NOT_ANSWERED}

@@ -549,6 +549,28 @@ class TestTheSynthesiser:
         assert report["method"] == synthesiser.EXTRACTIVE
         assert "Searched 2 documents (7 passages)." in report["notes"]
 
+    def test_leaves_no_question_open_that_a_sentence_printed_under_another_answers(self):
+        twin = fact(ONE.quote, step=4, question="Who may take it?")
+        sentences = [{"text": ONE.quote, "facts": [ONE.name]}]
+
+        report = story(facts=(ONE, twin), sentences=sentences)
+        assert (report["gaps"], report["confidence"], len(report["citations"])) == ([], 1.0, 1)
+
+    def test_takes_what_the_keeper_set_aside_for_no_answer(self):
+        twin = fact(ONE.quote, step=4, question="Who may take it?")
+        steps = [
+            *[asked_of(q) for q in ("What is a lock?", "Who may take it?")],
+            done(Agent.KEEPER, result={"aside": [{"fact": twin.name, "why": "drift"}]}),
+            done(
+                Agent.GENERATOR,
+                result={
+                    "sections": [{"title": "Answer", "sentences": [{"text": ONE.quote, "facts": [ONE.name]}]}]
+                },
+            ),
+        ]
+        report = synthesiser.think(assignment(steps=steps, facts=[ONE, twin]), Notebook()).report
+        assert [gap["question"] for gap in report["gaps"]] == ["Who may take it?"]
+
     def test_says_so_when_the_judge_did_not_accept(self):
         assert story(verdict="revise")["verdict"] == "needs_review"
 
