@@ -26,10 +26,10 @@ from workers import wiring
 from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
-from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, stock, web
+from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, sql, stock, web
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
-from workers.toolhost.models import catalogue
+from workers.toolhost.models import catalogue, wire
 
 OK: Final = "ok"
 WARN: Final = "warn"
@@ -90,9 +90,10 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield from _secrets_key(chosen)
     yield from files(chosen)
     yield from _tools(chosen)
+    yield from databases(chosen)
     yield sandboxed(sandbox.verdict(chosen))
     yield _full_text()
-    yield from _models(chosen)
+    yield from models(chosen)
     for sentence in config.strangers(os.environ, chosen):
         yield Check("environment", WARN, sentence, "Correct its name, or unset it.")
 
@@ -283,6 +284,22 @@ def _server(host: ToolHost, tools: registry.Registry, name: str) -> Check:
     )
 
 
+def databases(chosen: Settings) -> Iterator[Check]:
+    """Look whether each database that tools may read can be read."""
+    for name, place in chosen.named_databases.items():
+        what = f"database {name}"
+        try:
+            tables = sql.look(place)
+        except sql.Unanswered as error:
+            todo = "Correct its place in ORCHESTRATOR_DATABASES; until then what asks it fails."
+            yield Check(what, WARN, view.one_line(error, 300), todo)
+        else:
+            todo = (
+                "" if tables else "Look whether its place in ORCHESTRATOR_DATABASES is the one that is meant."
+            )
+            yield Check(what, OK if tables else WARN, view.many(tables, "table"), todo)
+
+
 def sandboxed(verdict: sandbox.Verdict) -> Check:
     """Say whether generated code could be run here; nothing else needs it."""
     if verdict.enforced:
@@ -305,7 +322,8 @@ def _full_text() -> Check:
     return Check("full-text search", OK, f"SQLite {sqlite3.sqlite_version} with FTS5")
 
 
-def _models(chosen: Settings) -> Iterator[Check]:
+def models(chosen: Settings) -> Iterator[Check]:
+    """Look whether each language model that is configured is there to be asked."""
     try:
         found = catalogue.of(chosen)
     except Misconfigured as error:
@@ -326,7 +344,11 @@ def _model(what: str, chosen: catalogue.Model) -> Check:
         )
     if not chosen.model:
         return Check(what, FAIL, "an address without a name", "Set ORCHESTRATOR_MODEL_NAME.")
-    said = f"{chosen.model} at {Path(chosen.base_url).name or chosen.base_url}"
+    where, fault = wire.look(chosen.base_url)
+    said = f"{chosen.model} at {where}"
+    if fault:
+        todo = "Start it, or correct its address; until then what asks it is tried again, and given up on."
+        return Check(what, WARN, f"{said} does not answer: {view.one_line(fault, 200)}", todo)
     if not os.environ.get(chosen.key_env):
         return Check(what, WARN, f"{said}, no key", f"Set {chosen.key_env} if the endpoint wants one.")
     return Check(what, OK, said)

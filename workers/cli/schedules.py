@@ -175,7 +175,10 @@ def remove(name: _Name, *, as_json: flags.AsJson = False, data: flags.Data = Non
     """Forget a schedule and its history; the plans it made stay."""
     with _chronos(data) as chronos:
         found = chronos.remove(name)
-    _say(found, f"Schedule {found.name} is removed.", as_json=as_json)
+    if as_json:
+        view.put_json(shapes.schedule(found))
+    else:
+        view.put(f"Schedule {found.name} is removed.")
 
 
 def _say(found: Schedule, sentence: str, *, as_json: bool) -> None:

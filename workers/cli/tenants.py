@@ -71,8 +71,8 @@ def set_(
     if as_json:
         view.put_json(_shape(tenant))
         return
-    limit = "any number of its steps" if max_running is None else view.many(max_running, "step") + " of its"
-    view.tell(f"{tenant.tenant} has a weight of {weight:g}; {limit} may run at once.")
+    limit = "any number" if max_running is None else f"at most {max_running:,}"
+    view.tell(f"{tenant.tenant} has a weight of {weight:g}; {limit} of its steps may run at once.")
 
 
 def _shape(tenant: Tenant) -> dict[str, Json]:

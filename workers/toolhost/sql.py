@@ -144,6 +144,11 @@ def _database(place: str) -> Database:
     return _Folder(path) if path.is_dir() else _File(path)
 
 
+def look(place: str) -> int:
+    """Return how many tables a configured place has; raises `Unanswered`, as a question to it would."""
+    return len(_database(place).tables())
+
+
 def _lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> tuple[list[str], bool]:
     lines: list[str] = []
     room = MOST_CHARS

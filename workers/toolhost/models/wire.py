@@ -37,6 +37,7 @@ BASE_S: float = 0.5
 CAP_S: Final = 8.0
 BODY_LIMIT_BYTES: Final = 4_000_000
 _COMPLAINT_LIMIT_BYTES: Final = 65_536
+LOOK_S: Final = 3.0
 _PASSING: Final = frozenset({408, 409, 429, *range(500, 600)})
 _UNWILLING: Final = frozenset({400, 422})
 
@@ -66,6 +67,17 @@ def key_of(variable: str) -> str:
             UNAUTHORISED, f"The key in {variable} holds characters that no header can carry.", NOTHING
         )
     return key
+
+
+def look(base_url: str) -> tuple[str, str]:
+    """Return host and port of an address, and why nobody listens there, or `""`. Nothing is asked: that could cost."""
+    address = httpx.URL(base_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.host, port), timeout=LOOK_S).close()
+    except OSError as error:
+        return f"{address.host}:{port}", error.strerror or str(error)
+    return f"{address.host}:{port}", ""
 
 
 def post(
