@@ -274,7 +274,11 @@ GUARDS = (
             "tests/contract/test_fleet_consumers.py"
             "::test_a_message_is_kept_until_its_step_ends_or_has_run_for_long[1-0-alone]"
         ),
-        (EXECUTOR, "            step.gone = True\n            step.let_go()\n", "            step.gone = True\n"),
+        (
+            EXECUTOR,
+            "            step.gone = True\n            step.let_go()\n",
+            "            step.gone = True\n",
+        ),
     ),
     _guard(
         "a completion is acknowledged after it is settled",
