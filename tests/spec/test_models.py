@@ -188,7 +188,7 @@ class TestTheDoctor:
         path = tmp_path / "models.yaml"
         recorded = "  recorded: {provider: replay, file: nothing-is-here.json}\n"
         path.write_text(TWO.replace("routes:", f"{recorded}routes:"))
-        found = {c.what: c for c in checks._models(settings.load(environment={}, models_file=str(path)))}
+        found = {c.what: c for c in checks.models(settings.load(environment={}, models_file=str(path)))}
 
         assert [found[f"model {name}"].state for name in ("quick", "thorough", "recorded")] == [
             "warn",
@@ -200,7 +200,7 @@ class TestTheDoctor:
     def test_says_what_is_wrong_with_the_file(self, tmp_path):
         path = tmp_path / "models.yaml"
         path.write_text("models: {a: {provider: gopher}}")
-        (found,) = checks._models(settings.load(environment={}, models_file=str(path)))
+        (found,) = checks.models(settings.load(environment={}, models_file=str(path)))
 
         assert (found.state, "provider" in found.said) == ("fail", True)
 
