@@ -18,17 +18,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from orchestrator import chains, database, prompts
 from orchestrator.conductor import Conductor, Rules
-from orchestrator.dialogue import forget_silent
 from orchestrator.domain.errors import Misconfigured, SecretsUnavailable
 from orchestrator.domain.retry import Backoff
 from orchestrator.domain.secret import SecretVersion
 from orchestrator.keyring import KeyRing
 from orchestrator.locks import NoLocks, RedisLocks
-from orchestrator.notifier import Notifier, Webhook, read_secret
 from orchestrator.ports import Locks, SecretStore, Tx
 from orchestrator.rates import LocalRates, Rates, RedisRates
 from orchestrator.settings import Settings
@@ -41,6 +39,9 @@ from orchestrator.vault.notary import Notary
 from orchestrator.vault.outside import Outside
 from orchestrator.vault.secrets import MasterKeys, SealedSecrets
 from orchestrator.vault.signing import Ring, Signer
+
+if TYPE_CHECKING:
+    from orchestrator.notifier import Notifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,9 @@ def notifier(opened: Core) -> Notifier | None:
     settings = opened.settings
     if not settings.webhook_url:
         return None
+    # it measures what it does, and what measures takes a while to import
+    from orchestrator.notifier import Notifier, Webhook, read_secret
+
     secret = read_secret(settings.webhook_secret_file)
     webhook = Webhook(settings.webhook_url, secret, settings.webhook_timeout_s)
     return Notifier(opened.store, webhook, attempts=settings.webhook_attempts, draw=random.random)
@@ -105,6 +109,9 @@ def forgetter(opened: Core) -> Callable[[], int]:
     kept = timedelta(days=opened.settings.conversations_kept_days)
     if not kept:
         return lambda: 0
+    # conversations take a while to import, which whoever sweeps nothing should not wait for
+    from orchestrator.dialogue import forget_silent
+
     return lambda: forget_silent(opened.store, opened.sealer, kept)
 
 

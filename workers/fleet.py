@@ -11,13 +11,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from orchestrator import wiring
 from orchestrator.bus import RabbitBus
-from orchestrator.notifier import Notifier
 from orchestrator.relay import Relay, Sweeper
 from orchestrator.wiring import Core
 from workers.loops import completions_loop, dead_letters_loop, notarise
+
+if TYPE_CHECKING:
+    from orchestrator.notifier import Notifier
 
 
 def completions(opened: Core, stopping: threading.Event) -> None:
