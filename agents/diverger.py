@@ -43,6 +43,10 @@ _ASKING: Final = re.compile(
     r"\s*(?:(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would|should)\b\s*)?",
     re.IGNORECASE,
 )
+_SAID_ABOUT: Final = re.compile(
+    r"^(?:.+?\s)?(?:says?|said|tells?|told)\s+(?:us\s+|me\s+)?about\s+", re.IGNORECASE
+)
+"""What does the contract say about notice periods: the notice periods are doubted, not what is said."""
 
 
 def think(assignment: Assignment, toolbox: Toolbox) -> Completed:
@@ -78,7 +82,8 @@ def _put(template: str, about: str) -> str:
 def subject(question: str) -> str:
     """Return what a question is about: what is left without the words that ask."""
     asked = " ".join(question.split()).strip(" .?!？؟")
-    return _ASKING.sub("", asked, count=1).strip() or asked
+    left = _ASKING.sub("", asked, count=1).strip()
+    return _SAID_ABOUT.sub("", left, count=1) or asked
 
 
 def _proposed(assignment: Assignment, toolbox: Toolbox) -> list[_Doubt]:

@@ -81,6 +81,18 @@ class TestADoubt:
     def test_needs_something_to_doubt(self):
         assert diverger.think(assignment(facts=[]), Toolbox()).verdict == "nothing"
 
+    @pytest.mark.parametrize(
+        ("goal", "about"),
+        [
+            ("What does the contract say about notice periods?", "notice periods"),
+            ("What do the minutes tell us about the budget?", "the budget"),
+            ("What is said about lighthouses?", "lighthouses"),
+            (GOAL, "the with statement guarantee"),
+        ],
+    )
+    def test_is_about_what_something_was_said_about(self, goal, about):
+        assert diverger.subject(goal) == about
+
     def test_is_not_raised_twice(self):
         first = doubts()
         steps = [looked(GOAL), *(looked(brief["question"], side=AGAINST) for brief in first)]
