@@ -346,9 +346,12 @@ def _model(what: str, chosen: catalogue.Model) -> Check:
         return Check(what, FAIL, "an address without a name", "Set ORCHESTRATOR_MODEL_NAME.")
     where, fault = wire.look(chosen.base_url)
     said = f"{chosen.model} at {where}"
+    keyed = "" if os.environ.get(chosen.key_env) else f"Set {chosen.key_env} if the endpoint wants a key."
     if fault:
         todo = "Start it, or correct its address; until then what asks it is tried again, and given up on."
-        return Check(what, WARN, f"{said} does not answer: {view.one_line(fault, 200)}", todo)
-    if not os.environ.get(chosen.key_env):
-        return Check(what, WARN, f"{said}, no key", f"Set {chosen.key_env} if the endpoint wants one.")
+        return Check(
+            what, WARN, f"{said} does not answer: {view.one_line(fault, 200)}", f"{todo} {keyed}".rstrip()
+        )
+    if keyed:
+        return Check(what, WARN, f"{said}, no key", keyed)
     return Check(what, OK, said)
