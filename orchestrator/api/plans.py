@@ -17,6 +17,7 @@ from orchestrator.api.submission import Key, submit_plan
 from orchestrator.domain import fork as fork_of
 from orchestrator.domain.errors import Misconfigured, NotFound
 from orchestrator.domain.plan import PlanState
+from orchestrator.export import html
 
 router: Final = APIRouter(prefix="/plans", tags=["plans"])
 
@@ -172,7 +173,7 @@ def _in_form(found: Any, form: export.Form) -> Response:
     if form is export.Form.PDF:
         return Response(content, media_type=form.media_type)
     # the page has one style sheet, which the policy of every other answer would not let a browser apply
-    headers = {"Content-Security-Policy": f"{export.html.policy()}; frame-ancestors 'none'"}
+    headers = {"Content-Security-Policy": f"{html.policy()}; frame-ancestors 'none'"}
     text = f"{form.media_type}; charset=utf-8"
     return Response(content, media_type=text, headers=headers if form is export.Form.HTML else None)
 
