@@ -54,7 +54,8 @@ def _modules(program: str, dsn: str = "") -> set[str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **given},
+        # unmeasured, for what measures coverage imports things of its own
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("COV")}, **given},
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))

@@ -46,6 +46,17 @@ def told_before(server, sockets=None):
 uvicorn.Server.run = told_before
 raise SystemExit(cli.run(["serve", "api", "--no-work", "--port", "0"]))
 """
+REACHED_BEFORE_IT_SERVES = """
+import socket
+import uvicorn
+from workers import cli
+
+def reached(server, sockets=None):
+    socket.create_connection(sockets[0].getsockname(), 5).close()
+
+uvicorn.Server.run = reached
+raise SystemExit(cli.run(["serve", "api", "--no-work", "--port", "0"]))
+"""
 GARBAGE = b"\x00\xff{]" * 2_500_000
 
 
@@ -392,6 +403,19 @@ def test_every_other_process_ends_promptly_and_well_when_it_is_told_to(fleet, ro
     member.process.terminate()
 
     assert member.process.wait(60) == 0, fleet.logs()
+
+
+def test_the_api_can_be_connected_to_once_it_says_where(fleet):
+    reached = subprocess.run(
+        [sys.executable, "-c", REACHED_BEFORE_IT_SERVES],
+        env=fleet.environment,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert b"Serving" in reached.stderr
+    assert reached.returncode == 0, reached.stderr
 
 
 def test_the_api_ends_when_it_is_told_to_before_its_server_listens_to_signals(fleet):

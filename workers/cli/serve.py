@@ -186,13 +186,17 @@ def _refuse_exposed(core: Core) -> None:
 
 @contextlib.contextmanager
 def _listening(config: uvicorn.Config) -> Iterator[Any]:
+    refused = f"The API cannot listen on {config.host}:{config.port}; another program may. Name another with --port."
     try:
         listener = config.bind_socket()
-    except SystemExit as refused:  # uvicorn's way to say that the address is taken
-        raise Unavailable(
-            f"The API cannot listen on {config.host}:{config.port}; another program may. Name another with --port."
-        ) from refused
+    except SystemExit as taken:  # uvicorn's way to say that the address is taken
+        raise Unavailable(refused) from taken
     with contextlib.closing(listener):
+        try:
+            # whoever connects once it is said where waits for the server, which takes a moment to begin
+            listener.listen(config.backlog)
+        except OSError as taken:
+            raise Unavailable(refused) from taken
         yield listener
 
 
