@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol, TypeVar, overload
 
 import structlog
@@ -433,7 +432,7 @@ class Heartbeats:
                     with self._lock:
                         self._held.pop(key, None)
 
-    def _kept(self, step: _Held) -> bool:
+    def _tended(self, step: _Held) -> bool:
         now = time.monotonic()
         if now - step.since > self._step_timeout_s:
             return False
@@ -442,20 +441,16 @@ class Heartbeats:
             step.let_go()
         if not step.told and now - step.since >= TELL_AFTER_S:
             step.told = True
-            return self._answered(self._conductor.tell_started, step.claimed)
+            return self._conductor.tell_started(step.claimed)
         if now - step.renewed >= self._every_s:
-            return self._answered(partial(self._renew, step, now), step.claimed)
+            kept = self._conductor.renew(step.claimed)
+            step.renewed = now  # not where nobody answered: a third of the lease later would be late
+            return kept
         return True
 
-    def _renew(self, step: _Held, now: float, claimed: Claimed) -> bool:
-        kept = self._conductor.renew(claimed)
-        step.renewed = now  # not where nobody answered: a third of the lease later would be late
-        return kept
-
-    @staticmethod
-    def _answered(ask: Callable[[Claimed], bool], claimed: Claimed) -> bool:
+    def _kept(self, step: _Held) -> bool:
         try:
-            return ask(claimed)
+            return self._tended(step)
         except Unavailable:
             log.warning("store.unavailable")
             return True  # nobody else could take it either; try again at the next beat

@@ -5,27 +5,24 @@ It is made of the same document that `/openapi.json` serves, and told to the sam
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-if TYPE_CHECKING:
-    from jinja2 import Template
+from orchestrator.export.page import Pages
 
 router: Final = APIRouter(include_in_schema=False)
 
 _HERE: Final = Path(__file__).parent
+_PAGES: Final = Pages(_HERE / "manual.html.j2", _HERE / "manual.css")
 _REF: Final = "#/components/schemas/"
 _LIMITS: Final = {
     "minimum": "at least",
@@ -112,7 +109,7 @@ def manual(request: Request) -> Response:
     """Show the description of this API to a person."""
     content = written(request.app.openapi())
     # the page has one style sheet, which the policy of every other answer would not let a browser apply
-    headers = {"Content-Security-Policy": f"{policy()}; frame-ancestors 'none'"}
+    headers = {"Content-Security-Policy": f"{_PAGES.policy}; frame-ancestors 'none'"}
     return Response(content, media_type="text/html; charset=utf-8", headers=headers)
 
 
@@ -126,35 +123,7 @@ def written(document: Mapping[str, Any]) -> bytes:
         "groups": _groups(document, schemas),
         "shapes": [_shape(name, schemas[name]) for name in sorted(schemas)],
     }
-    return _template().render(page=page, style=_style(), policy=policy()).encode()
-
-
-@cache
-def policy() -> str:
-    """What a browser may do with the page: apply its one style sheet, known by its digest, and nothing else."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-
-
-@cache
-def _style() -> str:
-    return (_HERE / "manual.css").read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Template:
-    # a tenth of a second, for those only who want this page
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("manual.html.j2")
+    return _PAGES.written(page)
 
 
 # --- operations -----------------------------------------------------------------------------------------------

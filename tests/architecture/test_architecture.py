@@ -35,7 +35,7 @@ DOORS = {
     "workers/cli/__init__.py:run": "the command line's door: what nobody foresaw becomes a sentence and an exit code",
     "workers/executor.py:_think": "whatever a mind raises is an outcome",
     "workers/executor.py:_report": "an outcome that cannot be written is a fault of its step",
-    "workers/executor.py:_answered": "the leases of every other step hang on this thread",
+    "workers/executor.py:_kept": "the leases of every other step hang on this thread",
     "workers/together.py:_lead": "a group that fails is asked one by one, and each hears what failed",
     "workers/gate/opa.py:_carry": "a thread's only way to say what it met",
     "workers/gate/policy.py:judge": "whatever broke, the answer is no",

@@ -543,6 +543,28 @@ class TestTheHeartbeats:
         beats.close()
         assert renewed.count("bad") >= 3
 
+    def test_go_on_when_a_message_could_not_be_let_go_of(self):
+        renewed = []
+
+        class Stub:
+            rules = Rules(lease=timedelta(seconds=0.03))
+
+            def renew(self, claimed):
+                renewed.append(claimed.ref)
+                return True
+
+        class Holding:
+            def __init__(self, ref):
+                self.ref = ref
+
+        def refuse():
+            raise RuntimeError("the loop is gone")
+
+        beats = Heartbeats(Stub(), 60.0, acknowledge_after_s=0.0)
+        with beats.of(Holding("bad"), refuse), beats.of(Holding("good")):
+            assert eventually(lambda: min(renewed.count("good"), renewed.count("bad")) >= 3)
+        beats.close()
+
     def test_ask_again_at_the_next_beat_when_postgres_did_not_answer(self):
         asked = []
 

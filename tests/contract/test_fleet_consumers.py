@@ -405,27 +405,25 @@ def test_every_other_process_ends_promptly_and_well_when_it_is_told_to(fleet, ro
     assert member.process.wait(60) == 0, fleet.logs()
 
 
-def test_the_api_can_be_connected_to_once_it_says_where(fleet):
-    reached = subprocess.run(
-        [sys.executable, "-c", REACHED_BEFORE_IT_SERVES],
+def ran(fleet, program):
+    return subprocess.run(
+        [sys.executable, "-c", program],
         env=fleet.environment,
         check=False,
         capture_output=True,
         timeout=60,
     )
+
+
+def test_the_api_can_be_connected_to_once_it_says_where(fleet):
+    reached = ran(fleet, REACHED_BEFORE_IT_SERVES)
 
     assert b"Serving" in reached.stderr
     assert reached.returncode == 0, reached.stderr
 
 
 def test_the_api_ends_when_it_is_told_to_before_its_server_listens_to_signals(fleet):
-    told = subprocess.run(
-        [sys.executable, "-c", TOLD_BEFORE_IT_LISTENS],
-        env=fleet.environment,
-        check=False,
-        capture_output=True,
-        timeout=60,
-    )
+    told = ran(fleet, TOLD_BEFORE_IT_LISTENS)
 
     assert b"Serving" in told.stderr
     assert told.returncode == 0, told.stderr
